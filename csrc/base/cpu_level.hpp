@@ -1,0 +1,61 @@
+// The best of this package's x86-64 builds that the CPU has the instructions for and the OS saves the registers of.
+// Compiled without any -march flag: it decides whether code with one may be loaded.
+#pragma once
+
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace markovlm {
+
+#if defined(__x86_64__)
+namespace detail {
+
+struct CpuId {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    CpuId(unsigned leaf, unsigned subleaf) { __get_cpuid_count(leaf, subleaf, &eax, &ebx, &ecx, &edx); }
+};
+
+inline bool has(unsigned word, std::initializer_list<int> bits) {
+    for (int bit : bits)
+        if (!(word >> bit & 1u)) return false;
+    return true;
+}
+
+inline unsigned long long os_saved_state() {
+    unsigned low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return static_cast<unsigned long long>(high) << 32 | low;
+}
+
+}  // namespace detail
+#endif
+
+// Builds that can run here, best first. The bits are those of the x86-64 psABI micro-architecture levels.
+inline std::vector<std::string> runnable_builds() {
+    std::vector<std::string> builds{"baseline"};
+#if defined(__x86_64__)
+    const detail::CpuId one(1, 0), seven(7, 0), extended(0x80000001u, 0);
+    constexpr int sse3 = 0, ssse3 = 9, fma = 12, cx16 = 13, sse41 = 19, sse42 = 20, movbe = 22, popcnt = 23, osxsave = 27,
+                  avx = 28, f16c = 29;                                                       // leaf 1, ecx
+    constexpr int bmi1 = 3, avx2 = 5, bmi2 = 8, avx512f = 16, avx512dq = 17, avx512cd = 28,  // leaf 7, ebx
+        avx512bw = 30, avx512vl = 31;
+    constexpr int lahf = 0, lzcnt = 5;  // extended leaf, ecx
+    if (!detail::has(one.ecx, {osxsave})) return builds;
+    const auto saved = detail::os_saved_state();
+    const bool v3 = detail::has(one.ecx, {sse3, ssse3, fma, cx16, sse41, sse42, movbe, popcnt, avx, f16c}) &&
+                    detail::has(seven.ebx, {bmi1, avx2, bmi2}) && detail::has(extended.ecx, {lahf, lzcnt}) &&
+                    (saved & 0x06) == 0x06;  // SSE and AVX registers
+    if (v3) builds.insert(builds.begin(), "v3");
+    if (v3 && detail::has(seven.ebx, {avx512f, avx512dq, avx512cd, avx512bw, avx512vl}) &&
+        (saved & 0xe6) == 0xe6)  // and mask and 512-bit registers
+        builds.insert(builds.begin(), "v4");
+#endif
+    return builds;
+}
+
+}  // namespace markovlm

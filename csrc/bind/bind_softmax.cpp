@@ -1,0 +1,153 @@
+#include "bind/arrays.hpp"
+#include "bind/register.hpp"
+#include "softmax/mean.hpp"
+#include "softmax/stats.hpp"
+
+#include <pybind11/functional.h>
+#include <pybind11/stl.h>
+
+#include <cmath>
+
+namespace markovlm::bind {
+namespace {
+
+Head make_head(const Array<float>& weight, const std::optional<Array<float>>& bias, double scale, double softcap,
+               double temperature) {
+    const auto view = matrix(weight);
+    return {view, vector(bias, view.rows), scale, softcap, temperature};
+}
+
+// Runs `pass(watch)` without the GIL. The watch takes it back to see signals (Ctrl-C) and to report progress.
+template <class Pass>
+void run_interruptible(Index total, const py::object& progress, Pass&& pass) {
+    const Watch watch = [&](Index done) {
+        const py::gil_scoped_acquire gil;
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+        if (!progress.is_none()) progress(done, total);
+    };
+    const py::gil_scoped_release no_gil;
+    pass(watch);
+}
+
+void require(bool condition, const char* what) {
+    if (!condition) throw std::invalid_argument(what);
+}
+
+py::dict stats(const Array<float>& hidden, const Array<float>& weight, const std::optional<Array<float>>& bias,
+               double scale, double softcap, double temperature, const std::optional<Array<Index>>& targets,
+               const std::vector<double>& orders, Index top_k, const std::optional<Array<Index>>& token_ids,
+               const std::optional<Array<float>>& reference, const std::optional<Array<float>>& reference_weight,
+               const std::optional<Array<float>>& reference_bias, double reference_scale, double reference_softcap,
+               double reference_temperature, int num_threads, const py::object& progress) {
+    StatsRequest request;
+    request.hidden = matrix(hidden);
+    request.head = make_head(weight, bias, scale, softcap, temperature);
+    const Index n = request.hidden.rows;
+    require(request.hidden.cols == request.head.width(), "hidden and head differ in width");
+    request.targets = vector(targets, n);
+    request.orders = orders;
+    request.top_k = top_k;
+    StatsResult result;
+    py::dict out;
+    const auto allocate = [&](const char* name, std::vector<Index> shape, auto*& data) {
+        using T = std::remove_pointer_t<std::remove_reference_t<decltype(data)>>;
+        py::array_t<T> array(shape);
+        data = array.mutable_data();
+        out[name] = array;
+    };
+    allocate("log_normalizer", {n}, result.log_normalizer);
+    allocate("entropy", {n}, result.entropy);
+    if (request.targets) {
+        allocate("nll", {n}, result.nll);
+        allocate("rank", {n}, result.rank);
+    }
+    allocate("renyi", {n, static_cast<Index>(orders.size())}, result.renyi);
+    allocate("top_ids", {n, top_k}, result.top_ids);
+    allocate("top_log_probs", {n, top_k}, result.top_log_probs);
+    if (token_ids) {
+        request.token_ids = matrix(*token_ids);
+        require(request.token_ids.rows == n || request.token_ids.rows == 1, "token_ids has a wrong number of rows");
+        allocate("log_probs", {n, request.token_ids.cols}, result.log_probs);
+    }
+    if (reference) {
+        require(reference_weight.has_value(), "a reference needs its head");
+        request.reference = matrix(*reference);
+        request.reference_head =
+            make_head(*reference_weight, reference_bias, reference_scale, reference_softcap, reference_temperature);
+        require(request.reference.cols == request.reference_head.width() &&
+                    request.reference_head.vocabulary() == request.head.vocabulary() &&
+                    (request.reference.rows > 0 ? n % request.reference.rows == 0 : n == 0),
+                "reference does not fit");
+        allocate("kl", {n}, result.kl);
+    }
+    run_interruptible(n, progress, [&](const Watch& watch) { softmax_stats(request, result, num_threads, watch); });
+    return out;
+}
+
+py::array_t<double> mean(const Array<float>& hidden, const Array<float>& weight, const std::optional<Array<float>>& bias,
+                         double scale, double softcap, double temperature, const Array<double>& log_normalizer,
+                         const std::optional<Array<double>>& weights, int num_threads, const py::object& progress) {
+    MeanRequest request;
+    request.hidden = matrix(hidden);
+    request.head = make_head(weight, bias, scale, softcap, temperature);
+    require(request.hidden.cols == request.head.width(), "hidden and head differ in width");
+    request.log_normalizer = vector<double>(log_normalizer, request.hidden.rows);
+    request.weights = vector(weights, request.hidden.rows);
+    py::array_t<double> result(request.head.vocabulary());
+    double* data = result.mutable_data();
+    run_interruptible(request.hidden.rows, progress,
+                      [&](const Watch& watch) { mean_prediction(request, data, num_threads, watch); });
+    return result;
+}
+
+// (row, column) of the first element that is NaN or infinite, or none. Sums of x * 0 are NaN exactly when there is one,
+// which lets the common case run at memory speed.
+std::optional<std::pair<Index, Index>> first_non_finite(const Array<float>& array) {
+    const auto view = matrix(array);
+    const py::gil_scoped_release no_gil;
+    for (Index i = 0; i < view.rows; ++i) {
+        const float* row = view.row(i);
+        Vec sum{};
+        Index j = 0;
+        for (; j + kWidth <= view.cols; j += kWidth) sum += load(row + j) * 0.0f;
+        bool finite = !any(sum != Vec{});
+        for (; j < view.cols; ++j) finite &= std::isfinite(row[j]);
+        if (finite) continue;
+        for (j = 0; std::isfinite(row[j]);) ++j;
+        return std::pair{i, j};
+    }
+    return std::nullopt;
+}
+
+template <Vec (*function)(Vec)>
+py::array_t<float> elementwise(const Array<float>& x) {
+    const float* in = vector<float>(x, x.size());
+    py::array_t<float> result(x.size());
+    float* out = result.mutable_data();
+    for (Index i = 0; i < x.size(); i += kWidth) {
+        float lanes[kWidth] = {};
+        const Index count = std::min<Index>(kWidth, x.size() - i);
+        std::copy_n(in + i, count, lanes);
+        store(lanes, function(load(lanes)));
+        std::copy_n(lanes, count, out + i);
+    }
+    return result;
+}
+
+}  // namespace
+
+void register_softmax(py::module_& module) {
+    using namespace py::literals;
+    module.def("softmax_stats", &stats, "hidden"_a, "weight"_a, "bias"_a, "scale"_a, "softcap"_a, "temperature"_a,
+               "targets"_a, "orders"_a, "top_k"_a, "token_ids"_a, "reference"_a, "reference_weight"_a, "reference_bias"_a,
+               "reference_scale"_a, "reference_softcap"_a, "reference_temperature"_a, "num_threads"_a, "progress"_a);
+    module.def("mean_prediction", &mean, "hidden"_a, "weight"_a, "bias"_a, "scale"_a, "softcap"_a, "temperature"_a,
+               "log_normalizer"_a, "weights"_a, "num_threads"_a, "progress"_a);
+    module.def("first_non_finite", &first_non_finite, "array"_a);
+    // For the tests against mpmath: the vector functions on a plain array.
+    module.def("vector_exp", &elementwise<exp>, "x"_a);
+    module.def("vector_expm1", &elementwise<expm1>, "x"_a);
+    module.def("vector_tanh", &elementwise<tanh>, "x"_a);
+}
+
+}  // namespace markovlm::bind

@@ -1,0 +1,10 @@
+// What each bind_*.cpp adds to the module.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace markovlm::bind {
+
+void register_softmax(pybind11::module_& module);
+
+}  // namespace markovlm::bind

@@ -1,0 +1,168 @@
+// Running reductions of tiles of logits, one lane per context. Every sum is relative to the running maximum of its lane
+// and is rescaled when the maximum rises, so that any two parts of a vocabulary merge by the same rule.
+//
+// Accuracy: terms are float32 (exponentials to about 1 ulp); kRun of them are added in float32, everything else in
+// float64. A sum of positive terms has a relative error of at most about (kRun + 2) * 2^-24, whatever V is.
+#pragma once
+
+#include "softmax/logits.hpp"
+
+#include <array>
+#include <vector>
+
+namespace markovlm {
+
+constexpr int kRun = 16;
+
+// totals[q][lane] += sum over tokens of term(token, half)[q]
+template <int N, class Term>
+inline void sum_over_tokens(Index count, const std::array<double*, N>& totals, Term term) {
+    for (Index first = 0; first < count; first += kRun) {
+        const Index last = std::min<Index>(first + kRun, count);
+        for (int half = 0; half < kLanes; half += kWidth) {
+            std::array<Vec, N> run{};
+            for (Index t = first; t < last; ++t) {
+                const std::array<Vec, N> terms = term(t, half);
+                for (int q = 0; q < N; ++q) run[q] += terms[q];
+            }
+            for (int q = 0; q < N; ++q)
+                for (int i = 0; i < kWidth; ++i) totals[q][half + i] += run[q][i];
+        }
+    }
+}
+
+inline void lane_maxima(const float* z, Index count, float* maxima) {
+    for (int half = 0; half < kLanes; half += kWidth) {
+        Vec m = load(z + half);
+        for (Index t = 1; t < count; ++t) {
+            const Vec x = load(z + t * kLanes + half);
+            m = x > m ? x : m;
+        }
+        store(maxima + half, m);
+    }
+}
+
+// counts[lane] += number of tokens with z > threshold[lane]
+inline void count_greater(const float* z, Index count, const float* threshold, Index* counts) {
+    for (int half = 0; half < kLanes; half += kWidth) {
+        const Vec bar = load(threshold + half);
+        IntVec greater{};
+        for (Index t = 0; t < count; ++t) greater -= load(z + t * kLanes + half) > bar;
+        for (int i = 0; i < kWidth; ++i) counts[half + i] += greater[i];
+    }
+}
+
+// By how much the maximum of each lane rose; 0 where it did not.
+struct Raise {
+    bool needed = false;
+    double by[kLanes] = {};
+};
+
+// m, s = sum of e^u and t = sum of u e^u with u = z - m.
+struct SoftmaxSums {
+    alignas(64) float maximum[kLanes];
+    double sum[kLanes] = {}, weighted[kLanes] = {};
+
+    SoftmaxSums() { std::fill_n(maximum, kLanes, std::numeric_limits<float>::lowest()); }
+
+    Raise raise_maximum(const float* tile_max) {
+        Raise raise;
+        for (int half = 0; half < kLanes; half += kWidth)
+            raise.needed |= any(load(tile_max + half) > load(maximum + half));
+        if (!raise.needed) return raise;
+        for (int i = 0; i < kLanes; ++i) {
+            if (!(tile_max[i] > maximum[i])) continue;
+            raise.by[i] = static_cast<double>(tile_max[i]) - maximum[i];
+            maximum[i] = tile_max[i];
+        }
+        return raise;
+    }
+
+    void rescale(const Raise& raise) {
+        for (int i = 0; raise.needed && i < kLanes; ++i) {
+            if (raise.by[i] == 0.0 || sum[i] == 0.0) continue;
+            const double factor = std::exp(-raise.by[i]);
+            weighted[i] = factor * (weighted[i] - raise.by[i] * sum[i]);
+            sum[i] *= factor;
+        }
+    }
+
+    void add(const float* z, Index count) {
+        sum_over_tokens<2>(count, {sum, weighted}, [&](Index t, int half) {
+            // Below -87 the exponential is zero; the bound keeps 0 * -inf out of the weighted sum.
+            const Vec u = at_least(load(z + t * kLanes + half) - load(maximum + half), -88.0f);
+            const Vec e = exp(u);
+            return std::array<Vec, 2>{e, e * u};
+        });
+    }
+
+    // All of the above for one tile; leaves e^{z - m} in `exponentials`.
+    Raise absorb(const float* z, Index count, float* exponentials) {
+        alignas(64) float tile_max[kLanes];
+        lane_maxima(z, count, tile_max);
+        const Raise raise = raise_maximum(tile_max);
+        rescale(raise);
+        sum_over_tokens<1>(count, {sum}, [&](Index t, int half) {
+            const Vec e = exp(load(z + t * kLanes + half) - load(maximum + half));
+            store(exponentials + t * kLanes + half, e);
+            return std::array<Vec, 1>{e};
+        });
+        return raise;
+    }
+};
+
+// One sum per Renyi order a, in the form that loses no digits:
+//   |a - 1| <= 1/2:  E = sum of e^u expm1((a - 1) u), so that H_a = log s + log1p(E / s) / (1 - a), smooth through a = 1
+//   otherwise:       P = sum of e^{a u},              so that H_a = (log P - a log s) / (1 - a)
+// Orders 0 and 1 need no sum; of order infinity H = log s.
+class PowerSums {
+  public:
+    explicit PowerSums(const std::vector<double>& orders) : orders_(orders), totals_(orders.size() * kLanes) {}
+
+    // To be called before `sums` is rescaled by the same raise.
+    void rescale(const Raise& raise, const SoftmaxSums& sums) {
+        if (!raise.needed) return;
+        for (std::size_t q = 0; q < orders_.size(); ++q)
+            for (int i = 0; i < kLanes; ++i)
+                if (raise.by[i] != 0.0 && sums.sum[i] != 0.0 && needs_sum(orders_[q])) {
+                    const double a = orders_[q], delta = raise.by[i];
+                    double& total = totals_[q * kLanes + static_cast<std::size_t>(i)];
+                    total *= std::exp(-a * delta);
+                    if (near_one(a)) total += difference_of_exponentials(a, delta) * sums.sum[i];
+                }
+    }
+
+    void add(const float* z, Index count, const float* maximum) {
+        for (std::size_t q = 0; q < orders_.size(); ++q) {
+            if (!needs_sum(orders_[q])) continue;
+            const float a = static_cast<float>(orders_[q]), a_minus_1 = static_cast<float>(orders_[q] - 1.0);
+            const bool near = near_one(orders_[q]);
+            sum_over_tokens<1>(count, {totals_.data() + q * kLanes}, [&](Index t, int half) {
+                const Vec u = load(z + t * kLanes + half) - load(maximum + half);
+                if (!near) return std::array<Vec, 1>{exp(a * u)};
+                const Vec bounded = at_least(u, -88.0f);
+                return std::array<Vec, 1>{exp(bounded) * expm1(a_minus_1 * bounded)};
+            });
+        }
+    }
+
+    double renyi(std::size_t q, Index lane, double log_sum, double sum) const {
+        const double a = orders_[q], total = totals_[q * kLanes + static_cast<std::size_t>(lane)];
+        if (std::isinf(a)) return log_sum;
+        const double value = near_one(a) ? log_sum + std::log1p(total / sum) / (1.0 - a)
+                                         : (std::log(total) - a * log_sum) / (1.0 - a);
+        return std::max(0.0, value);
+    }
+
+  private:
+    static bool near_one(double a) { return std::abs(a - 1.0) <= 0.5; }
+    static bool needs_sum(double a) { return a != 0.0 && a != 1.0 && !std::isinf(a); }
+    // e^{-a x} - e^{-x} without cancellation near a = 1 and without overflow for large x.
+    static double difference_of_exponentials(double a, double x) {
+        return x > 100.0 ? std::exp(-a * x) - std::exp(-x) : std::exp(-x) * std::expm1((1.0 - a) * x);
+    }
+
+    std::vector<double> orders_, totals_;
+};
+
+}  // namespace markovlm

@@ -1,0 +1,38 @@
+// One pass over softmax(H W^T): every number that a row's logits give, without keeping the logits.
+#pragma once
+
+#include "softmax/logits.hpp"
+
+#include <functional>
+#include <vector>
+
+namespace markovlm {
+
+using Watch = std::function<void(Index rows_done)>;  // called from the calling thread; may throw to stop the pass
+
+struct StatsRequest {
+    MatrixView<float> hidden;           // (n, d)
+    Head head;                          // (V, d)
+    const Index* targets = nullptr;     // (n,) token ids, or negative: ignored
+    std::vector<double> orders;         // Renyi orders in [0, inf]
+    Index top_k = 0;                    // <= V
+    MatrixView<Index> token_ids;        // (n, K), or (1, K) for the same tokens in every row
+    MatrixView<float> reference;        // (m, d) with n a multiple of m; row i of hidden is compared with row i mod m
+    Head reference_head;
+};
+
+struct StatsResult {  // the caller's arrays; those not requested may be null
+    double* log_normalizer = nullptr;  // (n,) log Z
+    double* entropy = nullptr;         // (n,)
+    double* nll = nullptr;             // (n,) NaN where ignored
+    Index* rank = nullptr;             // (n,) tokens with a strictly larger logit than the target; -1 where ignored
+    double* renyi = nullptr;           // (n, orders)
+    Index* top_ids = nullptr;          // (n, top_k) by falling probability, ties by rising id
+    double* top_log_probs = nullptr;   // (n, top_k)
+    double* log_probs = nullptr;       // (n, K)
+    double* kl = nullptr;              // (n,) KL(reference row || row)
+};
+
+void softmax_stats(const StatsRequest& request, const StatsResult& result, int num_threads, const Watch& watch);
+
+}  // namespace markovlm

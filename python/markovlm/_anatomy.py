@@ -1,0 +1,245 @@
+"""Finds the parts of a language model by watching it run, so that no list of architectures is needed.
+
+Between the last decoder layer and the head stands the *readout*: the final norm, in some families a projection too. It
+is whatever modules the model calls there, and it is proven to be that: applied to the last layer's output it must give
+what the head was given. Extraction then applies it to every other layer as well.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ._load import require
+from .errors import UnsupportedModelError
+
+__all__ = ["Anatomy", "Probe", "dissect", "evaluating", "family", "text_config"]
+
+_SAME = 1e-5  # of the largest state: float32 rounding of one norm or projection, with a generous factor
+_CAUSAL = 1e-3  # of the largest state: float32 rounding through a whole model; a bidirectional one is off by far more
+
+
+@dataclass
+class Probe:
+    """What one watched run of the whole model showed."""
+
+    head_input: Any = None  # (T, d) tensor
+    logits: Any = None  # (T, V) tensor
+    head_calls: int = 0
+    layer_order: list[int] = field(default_factory=list)
+    last_layer: Any = None  # (1, T, d) output of the last layer
+    chain: list[Any] = field(default_factory=list)  # outermost modules called between last layer and head
+
+
+@dataclass
+class Anatomy:
+    """The parts of a Transformers model that extraction needs, and how to run it."""
+
+    model: Any
+    head: Any
+    layers: Sequence[Any] | None
+    chain: list[Any]  # the proven readout
+    no_layers_because: str  # why there are no layers, empty where there are
+    final_from_readout: bool  # the last readout module gives the final states, so the head can be spared
+    options: dict[str, Any]  # of the model's forward
+
+    def readout(self, states: Any) -> Any:
+        """Apply the readout to ``states`` (..., d)."""
+        for module in self.chain:
+            states = module(states)
+        return states
+
+    def run(self, ids: Any, layers: Sequence[int], rows: Any) -> tuple[Any, list[Any], float]:
+        """Final states (B*T, d), states (r, d) of ``layers`` at the flat ``rows`` with readout, and forward seconds."""
+        final: list[Any] = []
+        kept: dict[int, Any] = {}
+
+        def keep_final(value: Any) -> None:
+            final.append(value.reshape(-1, value.shape[-1]).clone())  # the model may go on to change it in place
+
+        def keep(layer: int, value: Any) -> None:
+            kept[layer] = value.reshape(-1, value.shape[-1])[rows]  # indexing copies
+
+        with ExitStack() as hooks:
+            if self.final_from_readout:
+                _on_output(hooks, self.chain[-1], keep_final)
+            else:
+                _on_input(hooks, self.head, keep_final)
+            for layer in layers if self.layers is not None else ():
+                if layer == 0:
+                    _on_input(hooks, self.layers[0], lambda value: keep(0, value))
+                else:
+                    _on_output(hooks, self.layers[layer - 1], lambda value, layer=layer: keep(layer, value))
+            start = time.perf_counter()
+            self.model(input_ids=ids, **self.options)
+            seconds = time.perf_counter() - start
+        return final[-1], [self.readout(kept[layer][None])[0] for layer in layers], seconds
+
+
+def family(model: Any) -> str:
+    """How to name a model in messages: its type and its class."""
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    return f"{kind} ({type(model).__name__})" if kind else type(model).__name__
+
+
+def text_config(model: Any) -> Any:
+    """The configuration of the language model in ``model``, which may be nested in that of a larger one."""
+    config = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with require("torch").inference_mode():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def dissect(model: Any, ids: Any) -> tuple[Anatomy, Probe]:
+    """Run ``model`` on ``ids`` (1, T) while watching it, and tell its parts apart.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The model is not a causal language model with one linear head, by its own word or by what it does.
+    """
+    name = family(model)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"model: {name} is an encoder-decoder; a causal language model is needed")
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if head is None or getattr(getattr(head, "weight", None), "ndim", 0) != 2:
+        raise UnsupportedModelError(
+            f"model: {name} has no linear head (get_output_embeddings() gave {type(head).__name__}); load it with "
+            "AutoModelForCausalLM, or pass states= and head="
+        )
+    layers, why = _decoder_layers(model)
+    accepted = inspect.signature(model.forward).parameters
+    options: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
+    probe = _watch(model, head, layers, ids, options)
+    _check_causal(model, head, ids, options, probe, name)
+    if not why:
+        why = _doubt_readout(probe, len(layers or ()))
+    anatomy = Anatomy(model, head, None if why else layers, [] if why else probe.chain, why, False, options)
+    if not why and probe.chain and "logits_to_keep" in accepted:
+        anatomy.final_from_readout = True
+        anatomy.options = {**options, "logits_to_keep": 1}
+    return anatomy, probe
+
+
+def _decoder_layers(model: Any) -> tuple[Sequence[Any] | None, str]:
+    """The outermost list of as many modules as the model has layers."""
+    torch = require("torch")
+    depth = getattr(text_config(model), "num_hidden_layers", None)
+    lists = [
+        (path.count("."), module)
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth
+    ]
+    if not lists:
+        return None, f"it has no list of {depth} layers"
+    return min(lists, key=lambda found: found[0])[1], ""
+
+
+def _watch(model: Any, head: Any, layers: Sequence[Any] | None, ids: Any, options: dict[str, Any]) -> Probe:
+    probe = Probe()
+    index = {id(layer): number for number, layer in enumerate(layers or ())}
+    last = len(index) - 1
+    inside: list[Any] = []  # the module of the chain that is running
+
+    def before(module: Any, args: Any, kwargs: Any) -> None:
+        if module is head:
+            probe.head_calls += 1
+            states = _tensor(args or tuple(kwargs.values()))
+            probe.head_input = states.reshape(-1, states.shape[-1]).clone()
+        elif probe.last_layer is not None and not inside and not probe.head_calls:
+            inside.append(module)
+
+    def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        number = index.get(id(module))
+        if number is not None:
+            probe.layer_order.append(number)
+            if number == last:
+                probe.last_layer = _tensor(output).clone()
+        elif inside and module is inside[0]:
+            probe.chain.append(inside.pop())
+
+    with ExitStack() as hooks:
+        for module in model.modules():
+            hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            hooks.callback(module.register_forward_hook(after, with_kwargs=True).remove)
+        output = model(input_ids=ids, **options)
+    logits = output.logits if hasattr(output, "logits") else output[0]
+    probe.logits = logits.reshape(-1, logits.shape[-1])
+    return probe
+
+
+def _check_causal(model: Any, head: Any, ids: Any, options: dict[str, Any], probe: Probe, name: str) -> None:
+    """The head is called once on every position, and what it sees does not depend on later tokens."""
+    length = ids.shape[1]
+    if probe.head_calls != 1 or probe.head_input.shape[0] != length or probe.logits.shape[0] != length:
+        raise UnsupportedModelError(
+            f"model: {name} called its head {probe.head_calls} times for {length} tokens and gave logits of shape "
+            f"{tuple(probe.logits.shape)}; expected one call and one row per token. Pass states= and head= instead"
+        )
+    if length < 2:
+        return
+    part: list[Any] = []
+    with ExitStack() as hooks:
+        _on_input(hooks, head, lambda value: part.append(value.reshape(-1, value.shape[-1]).clone()))
+        model(input_ids=ids[:, : length // 2], **options)
+    if _difference(part[0], probe.head_input[: length // 2]) > _CAUSAL:
+        raise UnsupportedModelError(
+            f"model: the states of {name} depend on later tokens, so it is not a causal language model "
+            "(an encoder, or a decoder whose config lacks is_decoder=True)"
+        )
+
+
+def _doubt_readout(probe: Probe, depth: int) -> str:
+    """Why the chain of modules after the last layer is not the readout; empty where it is."""
+    if probe.layer_order != list(range(depth)):
+        return f"its {depth} layers ran in the order {probe.layer_order[:8]}"
+    states = probe.last_layer
+    try:
+        for module in probe.chain:
+            states = module(states)
+    except Exception as error:  # a module that needs more than the states: whatever it raises, it is no readout
+        return f"what stands between its last layer and its head cannot be applied alone ({error})"
+    if states.shape[-1] != probe.head_input.shape[-1] or states.numel() != probe.head_input.numel():
+        return f"its readout gives shape {tuple(states.shape)}, its head takes {tuple(probe.head_input.shape)}"
+    error = _difference(states.reshape(probe.head_input.shape), probe.head_input)
+    if not error <= _SAME:
+        names = [type(module).__name__ for module in probe.chain]
+        return f"its readout {names} does not reproduce what its head is given (relative error {error:.1e})"
+    return ""
+
+
+def _difference(a: Any, b: Any) -> float:
+    """Largest difference, relative to the largest entry of ``b``."""
+    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-30))
+
+
+def _tensor(value: Any) -> Any:
+    """The states in what a module takes or gives: itself, or the first of several."""
+    return value[0] if isinstance(value, (tuple, list)) else value
+
+
+def _on_output(hooks: ExitStack, module: Any, use: Callable[[Any], None]) -> None:
+    handle = module.register_forward_hook(lambda _module, _args, output: use(_tensor(output)))
+    hooks.callback(handle.remove)
+
+
+def _on_input(hooks: ExitStack, module: Any, use: Callable[[Any], None]) -> None:
+    def hook(_module: Any, args: Any, kwargs: Any) -> None:
+        use(_tensor(args or (kwargs.get("hidden_states", next(iter(kwargs.values()), None)),)))
+
+    hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)

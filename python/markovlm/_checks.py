@@ -1,0 +1,171 @@
+"""The only place where shapes, dtypes and values of arguments are checked. The C++ core trusts what passes here."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._ext import core
+from .errors import DTypeError, ShapeError, ValueRangeError
+from .typing import ArrayInput, FloatArray, IntArray, SinglePrecisionArray
+
+
+def _as_numpy(name: str, value: ArrayInput) -> NDArray[Any]:
+    if hasattr(value, "detach") and hasattr(value, "cpu"):  # a PyTorch tensor, recognised without importing torch
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":
+            value = value.float()
+        return np.asarray(value.numpy())
+    if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+        return np.from_dlpack(value)
+    array = np.asarray(value)
+    if array.dtype == object:
+        raise DTypeError(f"{name}: expected an array of numbers, got {type(value).__name__}; pass a NumPy array or a tensor")
+    return array
+
+
+def _require_ndim(name: str, array: NDArray[Any], ndim: int, axes: str) -> None:
+    if array.ndim != ndim:
+        raise ShapeError(f"{name}: expected {ndim} axes {axes}, got shape {array.shape}")
+
+
+def float32_matrix(name: str, value: ArrayInput, axes: str) -> SinglePrecisionArray:
+    """A finite float32 matrix with contiguous rows; float32 input keeps its memory, other floats are rounded to a copy."""
+    array = _as_numpy(name, value)
+    if array.dtype.kind != "f":
+        raise DTypeError(f"{name}: expected floating-point values, got {array.dtype}; convert with {name}.astype('float32')")
+    _require_ndim(name, array, 2, axes)
+    if array.dtype != np.float32:  # also foreign byte order
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    rows_contiguous = array.shape[1] <= 1 or array.strides[1] == array.itemsize
+    if not (rows_contiguous and array.flags.aligned and array.strides[0] % array.itemsize == 0):
+        array = np.ascontiguousarray(array)
+    found = core.first_non_finite(array)
+    if found is not None:
+        row, column = found
+        raise ValueRangeError(
+            f"{name}: expected finite float32 values, got {array[row, column]} at row {row}, column {column}; "
+            "drop or repair the rows that hold NaN or infinity"
+        )
+    return array
+
+
+def logit_bias(value: ArrayInput | None, vocabulary: int) -> SinglePrecisionArray | None:
+    """(V,) float32 or None; -inf removes a token, and at least one must stay."""
+    if value is None:
+        return None
+    array = _as_numpy("bias", value)
+    if array.dtype.kind != "f":
+        raise DTypeError(f"bias: expected floating-point values, got {array.dtype}; convert with bias.astype('float32')")
+    if array.shape != (vocabulary,):
+        raise ShapeError(f"bias: expected shape ({vocabulary},), one per row of head, got {array.shape}")
+    array = np.ascontiguousarray(array, dtype=np.float32)
+    bad = np.flatnonzero(np.isnan(array) | (array == np.inf))
+    if bad.size:
+        raise ValueRangeError(f"bias: expected finite values or -inf, got {array[bad[0]]} for token {bad[0]}")
+    if vocabulary and not np.any(array > -np.inf):
+        raise ValueRangeError("bias: expected at least one token that is not masked by -inf, got none")
+    return array
+
+
+def positive(name: str, value: float | None, *, optional: bool = False) -> float:
+    """A finite number > 0; None gives 0.0 where optional."""
+    if value is None and optional:
+        return 0.0
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise DTypeError(f"{name}: expected a number > 0, got {value!r}") from None
+    if not (math.isfinite(number) and number > 0):
+        raise ValueRangeError(f"{name}: expected a finite number > 0, got {value!r}")
+    return number
+
+
+def integers(name: str, value: ArrayInput) -> IntArray:
+    """A contiguous int64 array of any shape; booleans and floats are refused."""
+    array = _as_numpy(name, value)
+    if array.size == 0 and array.dtype == np.float64:  # what an empty list becomes
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise DTypeError(f"{name}: expected integers, got {array.dtype}; convert with {name}.astype('int64')")
+    if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueRangeError(f"{name}: expected values below 2**63, got {array.max()}")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def _require_tokens(name: str, ids: IntArray, vocabulary: int, also: str = "") -> None:
+    bad = np.argwhere((ids < 0) | (ids >= vocabulary))
+    if bad.size:
+        place = tuple(int(i) for i in bad[0])
+        raise ValueRangeError(f"{name}: expected token ids in [0, {vocabulary}){also}, got {ids[place]} at index {place}")
+
+
+def target_ids(value: ArrayInput, n: int, vocabulary: int, ignore_index: int) -> IntArray:
+    """(n,) int64 with every ignored target as -1."""
+    ids = integers("targets", value)
+    if ids.shape != (n,):
+        raise ShapeError(f"targets: expected shape ({n},), one per row of hidden, got {ids.shape}")
+    ignored = ids == ignore_index
+    _require_tokens("targets", np.where(ignored, 0, ids), max(vocabulary, 1), f" or ignore_index = {ignore_index}")
+    return np.where(ignored, -1, ids)
+
+
+def chosen_ids(value: ArrayInput, n: int, vocabulary: int) -> IntArray:
+    """(1, K) for the same tokens in every row, or (n, K)."""
+    ids = integers("token_ids", value)
+    if ids.ndim == 1:
+        ids = ids[None, :]
+    elif ids.ndim != 2 or ids.shape[0] != n:
+        raise ShapeError(f"token_ids: expected shape (K,) or ({n}, K), got {ids.shape}")
+    _require_tokens("token_ids", ids, vocabulary)
+    return ids
+
+
+def renyi_orders(orders: Sequence[float]) -> list[float]:
+    """Orders in [0, inf]."""
+    try:
+        values = [float(order) for order in orders]
+    except (TypeError, ValueError):
+        raise DTypeError(f"orders: expected a sequence of numbers, got {orders!r}") from None
+    for value in values:
+        if not value >= 0:
+            raise ValueRangeError(f"orders: expected Rényi orders in [0, inf], got {value}")
+    return values
+
+
+def count(name: str, value: int, low: int, high: int) -> int:
+    """An integer in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise DTypeError(f"{name}: expected an integer, got {value!r}")
+    if not low <= value <= high:
+        raise ValueRangeError(f"{name}: expected an integer in [{low}, {high}], got {value}")
+    return int(value)
+
+
+def row_weights(value: ArrayInput, n: int) -> FloatArray:
+    """(n,) float64, non-negative, normalised to sum 1."""
+    array = _as_numpy("weights", value)
+    if array.dtype.kind not in "fiu":
+        raise DTypeError(f"weights: expected real numbers, got {array.dtype}")
+    if array.shape != (n,):
+        raise ShapeError(f"weights: expected shape ({n},), one per row of hidden, got {array.shape}")
+    array = np.ascontiguousarray(array, dtype=np.float64)
+    if not np.all(np.isfinite(array)) or np.any(array < 0):
+        raise ValueRangeError("weights: expected finite values >= 0")
+    total = float(array.sum())
+    if n and not total > 0:
+        raise ValueRangeError("weights: expected at least one positive value, got none")
+    return array / total if n else array
+
+
+def threads(value: int | None) -> int:
+    """Threads to use: all that this process may run on unless told otherwise."""
+    if value is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return count("num_threads", value, 1, 4096)

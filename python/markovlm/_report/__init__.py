@@ -1,0 +1,36 @@
+"""Profile → one HTML file that opens offline, and a plain table for the terminal."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from .._profile import Profile
+from ._html import render_html
+from ._text import text_table
+
+__all__ = ["render_html", "text_table", "write_html"]
+
+
+def write_html(profile: Profile, path: str | os.PathLike[str]) -> None:
+    """Write the report to ``path``, in one step: a reader sees the old file or the new one, never half of it.
+
+    Raises
+    ------
+    MissingDependencyError
+        jinja2 or matplotlib is not installed (``pip install 'markovlm[report]'``).
+    OSError
+        The folder does not exist or cannot be written. An existing file at ``path`` is left as it was.
+    """
+    html = render_html(profile)
+    target = Path(path)
+    # in the same folder, since a rename is atomic only within one file system
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
+            file.write(html)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

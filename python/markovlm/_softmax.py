@@ -1,0 +1,290 @@
+"""The softmax kernel of a head, never formed as a matrix, and the fused passes over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import _checks
+from ._ext import core
+from .errors import DTypeError, ShapeError, ValueRangeError
+from .typing import ArrayInput, FloatArray, IntArray, Progress, SinglePrecisionArray
+
+__all__ = ["SoftmaxKernel", "SoftmaxStats", "mean_prediction", "softmax_stats"]
+
+
+class SoftmaxKernel:
+    r"""The Markov kernel from ``n`` contexts to ``V`` tokens that a head gives: row ``x`` is ``softmax(z(h_x))``.
+
+    .. math:: z(h) = \begin{cases} \mathrm{scale} \cdot (W h + b) / T \\
+              c \tanh\bigl(\mathrm{scale} \cdot (W h + b) / c\bigr) / T & \text{with soft-capping at } c \end{cases}
+
+    Parameters
+    ----------
+    hidden : (n, d) floating point
+        Final hidden states, after the last norm. float32 is used where it lies (row strides allowed); other floating
+        types are rounded to a float32 copy.
+    head : (V, d) floating point
+        Likewise.
+    bias : (V,) floating point, optional
+        Added to ``W h``; ``-inf`` removes a token, also under soft-capping.
+    temperature, scale : float > 0
+    softcap : float > 0, optional
+
+    Raises
+    ------
+    ShapeError, DTypeError, ValueRangeError
+        NaN or infinite states are named by row and column.
+
+    Notes
+    -----
+    Creation reads ``hidden`` and ``head`` once to see that they are finite; nothing of size ``n × V`` ever exists. The
+    arrays are not copied: do not change them while the kernel is in use. Source: "A Markov Categorical Framework for
+    Language Modeling" (arXiv 2507.19247), the head kernel of Eq. 1.2.
+
+    Examples
+    --------
+    >>> import numpy as np, markovlm as mk
+    >>> P = mk.SoftmaxKernel(np.eye(2), np.zeros((4, 2)))
+    >>> P.shape
+    (2, 4)
+    >>> mk.softmax_stats(P).entropy / np.log(4)
+    array([1., 1.])
+    """
+
+    __slots__ = ("bias", "head", "hidden", "scale", "softcap", "temperature")
+
+    def __init__(
+        self,
+        hidden: ArrayInput,
+        head: ArrayInput,
+        bias: ArrayInput | None = None,
+        temperature: float = 1.0,
+        scale: float = 1.0,
+        softcap: float | None = None,
+    ) -> None:
+        self.hidden: SinglePrecisionArray = _checks.float32_matrix("hidden", hidden, "(n, d)")
+        self.head: SinglePrecisionArray = _checks.float32_matrix("head", head, "(V, d)")
+        if self.hidden.shape[1] != self.head.shape[1]:
+            raise ShapeError(
+                f"hidden: expected width {self.head.shape[1]}, that of head {self.head.shape}, got shape "
+                f"{self.hidden.shape}; pass final states, as (n, d), and the head as (V, d)"
+            )
+        if self.head.shape[0] == 0:
+            raise ShapeError(f"head: expected at least one token, got shape {self.head.shape}")
+        self.bias: SinglePrecisionArray | None = _checks.logit_bias(bias, self.head.shape[0])
+        self.temperature: float = _checks.positive("temperature", temperature)
+        self.scale: float = _checks.positive("scale", scale)
+        self.softcap: float = _checks.positive("softcap", softcap, optional=True)  # 0: none
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n, V)``."""
+        return self.hidden.shape[0], self.head.shape[0]
+
+    def __repr__(self) -> str:
+        n, vocabulary = self.shape
+        parts = [f"{n} contexts -> {vocabulary} tokens", f"d={self.hidden.shape[1]}"]
+        parts += ["bias"] if self.bias is not None else []
+        parts += [f"{name}={getattr(self, name):g}" for name in ("scale", "temperature") if getattr(self, name) != 1.0]
+        parts += [f"softcap={self.softcap:g}"] if self.softcap else []
+        return f"SoftmaxKernel({', '.join(parts)})"
+
+    def __getitem__(self, rows: slice | IntArray | Sequence[int]) -> SoftmaxKernel:
+        """The kernel on some of the contexts, with the same head."""
+        if isinstance(rows, (int, np.integer)):
+            raise DTypeError(f"rows: expected a slice or an index array, got {rows!r}; write P[{rows}:{rows} + 1]")
+        part = object.__new__(SoftmaxKernel)
+        for name in self.__slots__:
+            setattr(part, name, getattr(self, name))
+        part.hidden = self.hidden[rows]
+        _checks._require_ndim("rows", part.hidden, 2, "after indexing (n, d)")
+        return part
+
+    def logits(self) -> FloatArray:
+        """The ``(n, V)`` logits in float64, formed: the plain definition, for few rows. Cost ``16 n V`` bytes."""
+        z = self.hidden.astype(np.float64) @ self.head.astype(np.float64).T
+        if self.bias is not None:
+            z += self.bias
+        z *= self.scale
+        if self.softcap:
+            capped = self.softcap * np.tanh(z / self.softcap)
+            z = np.where(np.isneginf(z), z, capped)
+        return np.asarray(z / self.temperature)
+
+    def _head_arguments(self) -> tuple[Any, ...]:
+        return self.head, self.bias, self.scale, self.softcap, self.temperature
+
+
+@dataclass(frozen=True, repr=False)
+class SoftmaxStats:
+    """What one fused pass found for each of ``n`` rows, in nats; arrays that were not asked for are None."""
+
+    log_normalizer: FloatArray  # (n,) log Z
+    entropy: FloatArray  # (n,) Shannon entropy, in [0, log V]
+    nll: FloatArray | None = None  # (n,) -log p(target); NaN where the target is ignored
+    rank: IntArray | None = None  # (n,) tokens with a strictly larger logit than the target; -1 where ignored
+    renyi: dict[float, FloatArray] = field(default_factory=dict)  # order -> (n,)
+    top_ids: IntArray | None = None  # (n, k) by falling probability, ties by rising id; -1 where fewer are unmasked
+    top_log_probs: FloatArray | None = None  # (n, k)
+    log_probs: FloatArray | None = None  # (n, K) of the chosen tokens
+    kl: FloatArray | None = None  # (n,) KL(reference row || row)
+
+    def __repr__(self) -> str:
+        n = self.entropy.shape[0]
+        names = [name for name, value in vars(self).items() if value is not None and name != "renyi"]
+        orders = f", renyi orders {tuple(self.renyi)}" if self.renyi else ""
+        return f"SoftmaxStats({n} rows: {', '.join(names)}{orders})"
+
+
+def softmax_stats(
+    P: SoftmaxKernel,
+    targets: ArrayInput | None = None,
+    orders: Sequence[float] = (),
+    top_k: int = 0,
+    token_ids: ArrayInput | None = None,
+    *,
+    reference: SoftmaxKernel | None = None,
+    ignore_index: int = -100,
+    num_threads: int | None = None,
+    progress: Progress | None = None,
+) -> SoftmaxStats:
+    r"""Normalisers, entropies, losses, ranks and more of every row, in one fused pass over ``H Wᵀ``.
+
+    .. math:: \log Z = m + \log s, \quad H = \log s - t / s, \qquad
+              s = \sum_w e^{z_w - m}, \; t = \sum_w (z_w - m) e^{z_w - m}
+
+    Parameters
+    ----------
+    P : SoftmaxKernel
+        ``n`` contexts, ``V`` tokens.
+    targets : (n,) integers, optional
+        Gives ``nll`` and ``rank``. Rows whose target is ``ignore_index`` get NaN and -1.
+    orders : sequence of float in [0, inf], optional
+        Rényi orders; each gives an entry of ``renyi``. Exact limits at 0, 1 and infinity, no loss of digits near 1.
+    top_k : int
+        How many of the most likely tokens to return.
+    token_ids : (K,) or (n, K) integers, optional
+        Tokens whose log-probabilities are wanted.
+    reference : SoftmaxKernel of m contexts, optional
+        With ``n`` a multiple of ``m``, gives ``kl[i] = KL(reference[i mod m] ‖ P[i])``, in ``[0, inf]``: several
+        readouts of the same contexts, stacked, against one. Known to the rounding of float32 logits, some 1e-6 nats
+        absolute.
+    num_threads : int, optional
+        Default: all that this process may run on. The result is the same, bit for bit, for any number.
+    progress : callable, optional
+        ``progress(rows_done, n)``; Ctrl-C and exceptions from it stop the pass.
+
+    Returns
+    -------
+    SoftmaxStats
+
+    Raises
+    ------
+    ShapeError, DTypeError, ValueRangeError
+        Also where a logit overflows float32, naming the row.
+
+    Notes
+    -----
+    ``2 n V d`` flops, one or two exponentials per logit; working memory ``O(threads · 256 · d)``, whatever ``n`` and
+    ``V``. Logits are float32 sums of d products in runs of 96; exponentials are good to about 1 ulp, sums are kept in
+    float64. Entropy is the KL categorical entropy of the paper (arXiv 2507.19247, Prop. 4.2); the Rényi entropy of
+    order ``2 − α`` its Rényi-``α`` one (Perrone, arXiv 2212.11719).
+
+    Examples
+    --------
+    >>> import numpy as np, markovlm as mk
+    >>> P = mk.SoftmaxKernel(np.array([[np.log(3.0)]]), np.array([[0.0], [1.0]]))  # p = (1/4, 3/4)
+    >>> s = mk.softmax_stats(P, targets=[0], orders=[2.0], top_k=1)
+    >>> print(f"{s.entropy[0]:.6f} {s.nll[0]:.6f} {s.rank[0]} {s.renyi[2.0][0]:.6f} {s.top_ids[0]}")
+    0.562335 1.386294 1 0.470004 [1]
+    """
+    n, vocabulary = P.shape
+    order_list = _checks.renyi_orders(orders)
+    if reference is not None:
+        m = reference.shape[0]
+        if reference.shape[1] != vocabulary:
+            raise ShapeError(f"reference: expected {vocabulary} tokens, as P has, got {reference.shape[1]}")
+        if (n % m if m else n) != 0:
+            raise ShapeError(f"reference: expected a number of rows that divides {n}, the rows of P, got {m}")
+    result = core.softmax_stats(
+        P.hidden,
+        *P._head_arguments(),
+        None if targets is None else _checks.target_ids(targets, n, vocabulary, ignore_index),
+        order_list,
+        _checks.count("top_k", top_k, 0, vocabulary),
+        None if token_ids is None else _checks.chosen_ids(token_ids, n, vocabulary),
+        *((None, None, None, 1.0, 0.0, 1.0) if reference is None else (reference.hidden, *reference._head_arguments())),
+        _checks.threads(num_threads),
+        progress,
+    )
+    bad = np.flatnonzero(~np.isfinite(result["log_normalizer"]))
+    if bad.size:
+        raise ValueRangeError(
+            f"hidden: expected logits within the range of float32, got an overflow at row {bad[0]}; "
+            "scale the states or the head down"
+        )
+    renyi = result.pop("renyi")
+    if not top_k:
+        del result["top_ids"], result["top_log_probs"]
+    return SoftmaxStats(
+        renyi={order: np.ascontiguousarray(renyi[:, q]) for q, order in enumerate(order_list)},
+        **result,
+    )
+
+
+def mean_prediction(
+    P: SoftmaxKernel,
+    weights: ArrayInput | None = None,
+    *,
+    log_normalizer: FloatArray | None = None,
+    num_threads: int | None = None,
+    progress: Progress | None = None,
+) -> FloatArray:
+    r"""The mean next-token distribution :math:`\bar p = \sum_x \mu(x)\, p_x`, without forming the rows.
+
+    Parameters
+    ----------
+    P : SoftmaxKernel
+    weights : (n,) floats >= 0, optional
+        The law over contexts, normalised here; default uniform.
+    log_normalizer : (n,) float64, optional
+        From an earlier `softmax_stats` of the same kernel; computed if missing, at the cost of one more pass.
+    num_threads, progress
+        As in `softmax_stats`; the result is the same for any number of threads.
+
+    Returns
+    -------
+    (V,) float64
+        Sums to 1 within the rounding of float32 probabilities.
+
+    Notes
+    -----
+    ``2 n V d`` flops; working memory some 8 MiB plus the result.
+
+    Examples
+    --------
+    >>> import numpy as np, markovlm as mk
+    >>> P = mk.SoftmaxKernel(np.array([[0.0], [np.log(3.0)]]), np.array([[0.0], [1.0]]))
+    >>> mk.mean_prediction(P).round(6)  # of (1/2, 1/2) and (1/4, 3/4)
+    array([0.375, 0.625])
+    """
+    n, _ = P.shape
+    if log_normalizer is None:
+        log_normalizer = softmax_stats(P, num_threads=num_threads).log_normalizer
+    elif log_normalizer.shape != (n,):
+        raise ShapeError(f"log_normalizer: expected shape ({n},), got {log_normalizer.shape}")
+    if n == 0:
+        raise ShapeError("P: expected at least one context to average over, got none")
+    result: FloatArray = core.mean_prediction(
+        P.hidden,
+        *P._head_arguments(),
+        np.ascontiguousarray(log_normalizer, dtype=np.float64),
+        None if weights is None else _checks.row_weights(weights, n),
+        _checks.threads(num_threads),
+        progress,
+    )
+    return result
