@@ -196,8 +196,7 @@ def fake_profile(
         cost={
             "load": 1.9,
             "forward": 21.4,
-            "statistics": 0.62,
-            "mean_prediction": 0.41,
+            "final_layer": 1.03,
             "layers": 1.73,
             "total_profile": 2.91,
             "peak_memory_mib": 812.0,

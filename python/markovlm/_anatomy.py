@@ -11,16 +11,33 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
+from ._head import Head
 from ._load import require
 from .errors import UnsupportedModelError
 
-__all__ = ["Anatomy", "Probe", "dissect", "evaluating", "family", "text_config"]
+__all__ = ["Parts", "dissect", "evaluating", "family", "longest_context", "of_callable", "text_config"]
 
 _SAME = 1e-5  # of the largest state: float32 rounding of one norm or projection, with a generous factor
+_SPARED = "the head was run on one row per window only"
 _CAUSAL = 1e-3  # of the largest state: float32 rounding through a whole model; a bidirectional one is off by far more
+
+
+class Parts(Protocol):
+    """A model taken apart: what extraction needs to know of it, whatever kind it is."""
+
+    name: str
+    head: Head
+    depth: int  # layers besides the embedding
+    no_layers_because: str  # why layers cannot be read, empty where they can
+    logits: Any  # (T, V) tensor of the first tokens, None where the model gives none
+    device: Any
+    note: str  # what the forward time contains
+
+    def run(self, ids: Any, layers: Sequence[int], rows: Any) -> tuple[Any, list[Any], float]:
+        """Run ids (B, T): final states (B*T, d), ready states (r, d) of ``layers`` at flat ``rows``, and seconds."""
 
 
 @dataclass
@@ -36,48 +53,74 @@ class Probe:
 
 
 @dataclass
-class Anatomy:
-    """The parts of a Transformers model that extraction needs, and how to run it."""
+class TransformersParts:
+    """Parts of a Transformers model."""
 
+    name: str
+    head: Head
+    depth: int
+    no_layers_because: str
+    logits: Any
+    device: Any
+    note: str
     model: Any
-    head: Any
-    layers: Sequence[Any] | None
+    head_module: Any
+    layers: Sequence[Any]
     chain: list[Any]  # the proven readout
-    no_layers_because: str  # why there are no layers, empty where there are
-    final_from_readout: bool  # the last readout module gives the final states, so the head can be spared
+    spares_head: bool  # the last readout module gives the final states, so the head need not see every row
     options: dict[str, Any]  # of the model's forward
 
-    def readout(self, states: Any) -> Any:
-        """Apply the readout to ``states`` (..., d)."""
-        for module in self.chain:
-            states = module(states)
-        return states
-
     def run(self, ids: Any, layers: Sequence[int], rows: Any) -> tuple[Any, list[Any], float]:
-        """Final states (B*T, d), states (r, d) of ``layers`` at the flat ``rows`` with readout, and forward seconds."""
+        """See :class:`Parts`."""
         final: list[Any] = []
         kept: dict[int, Any] = {}
 
         def keep_final(value: Any) -> None:
             final.append(value.reshape(-1, value.shape[-1]).clone())  # the model may go on to change it in place
 
-        def keep(layer: int, value: Any) -> None:
-            kept[layer] = value.reshape(-1, value.shape[-1])[rows]  # indexing copies
+        def keeper(layer: int) -> Callable[[Any], None]:
+            def keep(value: Any) -> None:
+                kept[layer] = value.reshape(-1, value.shape[-1])[rows]  # indexing copies
+
+            return keep
 
         with ExitStack() as hooks:
-            if self.final_from_readout:
+            if self.spares_head:
                 _on_output(hooks, self.chain[-1], keep_final)
             else:
-                _on_input(hooks, self.head, keep_final)
-            for layer in layers if self.layers is not None else ():
+                _on_input(hooks, self.head_module, keep_final)
+            for layer in layers:
                 if layer == 0:
-                    _on_input(hooks, self.layers[0], lambda value: keep(0, value))
+                    _on_input(hooks, self.layers[0], keeper(0))
                 else:
-                    _on_output(hooks, self.layers[layer - 1], lambda value, layer=layer: keep(layer, value))
+                    _on_output(hooks, self.layers[layer - 1], keeper(layer))
             start = time.perf_counter()
             self.model(input_ids=ids, **self.options)
             seconds = time.perf_counter() - start
-        return final[-1], [self.readout(kept[layer][None])[0] for layer in layers], seconds
+        return final[-1], [_read_out(self.chain, kept[layer][None])[0] for layer in layers], seconds
+
+
+@dataclass
+class CallableParts:
+    """Parts of any module whose states a function of the caller's tells."""
+
+    name: str
+    head: Head
+    depth: int
+    logits: Any
+    device: Any
+    module: Any
+    states: Callable[[Any, Any], Any]
+    no_layers_because: str = ""
+    note: str = "time inside states(module, ids)"
+
+    def run(self, ids: Any, layers: Sequence[int], rows: Any) -> tuple[Any, list[Any], float]:
+        """See :class:`Parts`."""
+        start = time.perf_counter()
+        found = self.states(self.module, ids)
+        seconds = time.perf_counter() - start
+        found = [_rows(value) for value in (found if isinstance(found, (list, tuple)) else [found])]
+        return found[-1], [found[layer][rows] for layer in layers], seconds
 
 
 def family(model: Any) -> str:
@@ -105,7 +148,7 @@ def evaluating(model: Any) -> Iterator[None]:
             module.training = mode
 
 
-def dissect(model: Any, ids: Any) -> tuple[Anatomy, Probe]:
+def dissect(model: Any, ids: Any) -> TransformersParts:
     """Run ``model`` on ``ids`` (1, T) while watching it, and tell its parts apart.
 
     Raises
@@ -127,16 +170,63 @@ def dissect(model: Any, ids: Any) -> tuple[Anatomy, Probe]:
     options: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
     probe = _watch(model, head, layers, ids, options)
     _check_causal(model, head, ids, options, probe, name)
-    if not why:
-        why = _doubt_readout(probe, len(layers or ()))
-    anatomy = Anatomy(model, head, None if why else layers, [] if why else probe.chain, why, False, options)
-    if not why and probe.chain and "logits_to_keep" in accepted:
-        anatomy.final_from_readout = True
-        anatomy.options = {**options, "logits_to_keep": 1}
-    return anatomy, probe
+    why = why or _doubt_readout(probe, len(layers))
+    spares_head = not why and bool(probe.chain) and "logits_to_keep" in accepted
+    return TransformersParts(
+        name=name,
+        head=_head_of_config(head, text_config(model)),
+        depth=int(getattr(text_config(model), "num_hidden_layers", 0)),
+        no_layers_because=why,
+        logits=probe.logits,
+        device=ids.device,
+        note="time inside the model's forward; " + (_SPARED if spares_head else "the head was run on every row"),
+        model=model,
+        head_module=head,
+        layers=layers,
+        chain=[] if why else probe.chain,
+        spares_head=spares_head,
+        options={**options, "logits_to_keep": 1} if spares_head else options,
+    )
 
 
-def _decoder_layers(model: Any) -> tuple[Sequence[Any] | None, str]:
+def of_callable(module: Any, states: Callable[[Any, Any], Any], head: Head, ids: Any) -> CallableParts:
+    """Parts of ``module``; its own logits, if calling it on ids (1, T) gives them, are there to prove the head."""
+    found = states(module, ids)
+    depth = len(found) - 1 if isinstance(found, (list, tuple)) else 0
+    logits = None
+    try:
+        logits = module(ids)
+    except Exception:  # a module that cannot be called so just has no logits to compare with
+        pass
+    logits = _rows(getattr(logits, "logits", logits))
+    if getattr(logits, "shape", None) != (ids.shape[1], len(head.weight)):
+        logits = None
+    return CallableParts(type(module).__name__, head, depth, logits, ids.device, module, states)
+
+
+def longest_context(model: Any) -> int | None:
+    """The most tokens that ``model`` takes at once, where its configuration tells."""
+    config = text_config(model) if hasattr(model, "config") else None
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def _head_of_config(module: Any, config: Any) -> Head:
+    """The head of a Transformers model, with the transformations that its configuration names."""
+    scale = 1.0
+    multiplier, divisor = getattr(config, "logit_scale", None), getattr(config, "logits_scaling", None)
+    if isinstance(multiplier, (int, float)):  # Cohere; MPT allows a name here, and does not use it
+        scale *= multiplier
+    if isinstance(divisor, (int, float)):  # Granite
+        scale /= divisor
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return replace(Head.of(module), scale=scale, softcap=float(softcap) if softcap else None)
+
+
+def _decoder_layers(model: Any) -> tuple[Sequence[Any], str]:
     """The outermost list of as many modules as the model has layers."""
     torch = require("torch")
     depth = getattr(text_config(model), "num_hidden_layers", None)
@@ -146,13 +236,13 @@ def _decoder_layers(model: Any) -> tuple[Sequence[Any] | None, str]:
         if isinstance(module, torch.nn.ModuleList) and len(module) == depth
     ]
     if not lists:
-        return None, f"it has no list of {depth} layers"
+        return [], f"it has no list of {depth} layers"
     return min(lists, key=lambda found: found[0])[1], ""
 
 
-def _watch(model: Any, head: Any, layers: Sequence[Any] | None, ids: Any, options: dict[str, Any]) -> Probe:
+def _watch(model: Any, head: Any, layers: Sequence[Any], ids: Any, options: dict[str, Any]) -> Probe:
     probe = Probe()
-    index = {id(layer): number for number, layer in enumerate(layers or ())}
+    index = {id(layer): number for number, layer in enumerate(layers)}
     last = len(index) - 1
     inside: list[Any] = []  # the module of the chain that is running
 
@@ -208,10 +298,8 @@ def _doubt_readout(probe: Probe, depth: int) -> str:
     """Why the chain of modules after the last layer is not the readout; empty where it is."""
     if probe.layer_order != list(range(depth)):
         return f"its {depth} layers ran in the order {probe.layer_order[:8]}"
-    states = probe.last_layer
     try:
-        for module in probe.chain:
-            states = module(states)
+        states = _read_out(probe.chain, probe.last_layer)
     except Exception as error:  # a module that needs more than the states: whatever it raises, it is no readout
         return f"what stands between its last layer and its head cannot be applied alone ({error})"
     if states.shape[-1] != probe.head_input.shape[-1] or states.numel() != probe.head_input.numel():
@@ -226,6 +314,18 @@ def _doubt_readout(probe: Probe, depth: int) -> str:
 def _difference(a: Any, b: Any) -> float:
     """Largest difference, relative to the largest entry of ``b``."""
     return float((a - b).abs().max() / b.abs().max().clamp_min(1e-30))
+
+
+def _read_out(chain: Sequence[Any], states: Any) -> Any:
+    for module in chain:
+        states = _tensor(module(states))
+    return states
+
+
+def _rows(value: Any) -> Any:
+    """A tensor (1, T, d) as (T, d); the first of several; anything else as it is."""
+    value = _tensor(value)
+    return value[0] if getattr(value, "ndim", 0) == 3 and value.shape[0] == 1 else value
 
 
 def _tensor(value: Any) -> Any:

@@ -67,7 +67,4 @@ def bootstrap_mean(
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1.0 / count), size=resamples)
     replicates = (draws @ total) / (draws @ size)[:, None]
     low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return [
-        Estimate(float(mean), (float(a), float(b)), level)
-        for mean, a, b in zip(means, low, high, strict=True)
-    ]
+    return [Estimate(float(mean), (float(a), float(b)), level) for mean, a, b in zip(means, low, high, strict=True)]

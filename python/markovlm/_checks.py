@@ -25,7 +25,9 @@ def _as_numpy(name: str, value: ArrayInput) -> NDArray[Any]:
         return np.from_dlpack(value)
     array = np.asarray(value)
     if array.dtype == object:
-        raise DTypeError(f"{name}: expected an array of numbers, got {type(value).__name__}; pass a NumPy array or a tensor")
+        raise DTypeError(
+            f"{name}: expected an array of numbers, got {type(value).__name__}; pass a NumPy array or a tensor"
+        )
     return array
 
 
@@ -38,7 +40,9 @@ def float32_matrix(name: str, value: ArrayInput, axes: str) -> SinglePrecisionAr
     """A finite float32 matrix with contiguous rows; float32 input keeps its memory, other floats are rounded to a copy."""
     array = _as_numpy(name, value)
     if array.dtype.kind != "f":
-        raise DTypeError(f"{name}: expected floating-point values, got {array.dtype}; convert with {name}.astype('float32')")
+        raise DTypeError(
+            f"{name}: expected floating-point values, got {array.dtype}; convert with {name}.astype('float32')"
+        )
     _require_ndim(name, array, 2, axes)
     if array.dtype != np.float32:  # also foreign byte order
         with np.errstate(over="ignore"):
@@ -62,7 +66,9 @@ def logit_bias(value: ArrayInput | None, vocabulary: int) -> SinglePrecisionArra
         return None
     array = _as_numpy("bias", value)
     if array.dtype.kind != "f":
-        raise DTypeError(f"bias: expected floating-point values, got {array.dtype}; convert with bias.astype('float32')")
+        raise DTypeError(
+            f"bias: expected floating-point values, got {array.dtype}; convert with bias.astype('float32')"
+        )
     if array.shape != (vocabulary,):
         raise ShapeError(f"bias: expected shape ({vocabulary},), one per row of head, got {array.shape}")
     array = np.ascontiguousarray(array, dtype=np.float32)
@@ -103,7 +109,9 @@ def _require_tokens(name: str, ids: IntArray, vocabulary: int, also: str = "") -
     bad = np.argwhere((ids < 0) | (ids >= vocabulary))
     if bad.size:
         place = tuple(int(i) for i in bad[0])
-        raise ValueRangeError(f"{name}: expected token ids in [0, {vocabulary}){also}, got {ids[place]} at index {place}")
+        raise ValueRangeError(
+            f"{name}: expected token ids in [0, {vocabulary}){also}, got {ids[place]} at index {place}"
+        )
 
 
 def target_ids(value: ArrayInput, n: int, vocabulary: int, ignore_index: int) -> IntArray:

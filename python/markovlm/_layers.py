@@ -64,7 +64,11 @@ def layer_curves(
     states = features.layer_hidden if m == kept else features.layer_hidden[:, chosen]
     final = features.softmax_kernel()[rows]
     stacked = SoftmaxKernel(  # (layers * m) rows: context fastest
-        states.reshape(-1, states.shape[-1]), features.head, features.bias, scale=features.scale, softcap=features.softcap
+        states.reshape(-1, states.shape[-1]),
+        features.head,
+        features.bias,
+        scale=features.scale,
+        softcap=features.softcap,
     )
     targets, groups = features.targets[rows], features.sequence_ids[rows]
     known = targets != IGNORED_TARGET

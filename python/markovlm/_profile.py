@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ __all__ = ["DEFAULT_ORDERS", "LayerCurves", "Profile", "TokenTable", "profile"]
 
 DEFAULT_ORDERS = (0.0, 0.5, 1.0, 2.0, 4.0, float("inf"))
 _SCHEMA = 1
+_SCHEMA_KEY = "markovlm.profile"
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,6 +49,7 @@ class TokenTable:
 class Profile:
     """What one model's states say about one text. Entropies and divergences in nats."""
 
+    model: str  # its name, as it was given
     nll: Estimate
     entropy: Estimate
     calibration: Estimate  # nll - entropy; > 0: over-confident, < 0: under-confident
@@ -80,6 +83,14 @@ class Profile:
 
         return text_table(self)
 
+    def summary(self) -> dict[str, Any]:
+        """Everything but the tokens as plain values that JSON can hold; NaN and infinity become None, order inf "inf"."""
+        left_out = ("tokens", "layers", "vocabulary", "renyi_orders", "renyi")
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
+        fields["renyi"] = {f"{order:g}": e for order, e in zip(self.renyi_orders, self.renyi, strict=True)}
+        fields["layers"] = None if self.layers is None else vars(self.layers)
+        return {name: _plain(value) for name, value in fields.items()}
+
     def to_html(self, path: str | PathLike[str]) -> None:
         """Write the report: one self-contained HTML file that opens offline. Needs ``markovlm[report]``."""
         from ._report import write_html
@@ -93,28 +104,30 @@ class Profile:
         except ImportError as error:
             raise MissingDependencyError("to_frame needs pandas: pip install pandas") from error
         table = {f.name: getattr(self.tokens, f.name) for f in dataclasses.fields(TokenTable)}
-        return pd.DataFrame({name: list(v) if name == "text" else v for name, v in table.items() if not name.startswith("top_")})
+        return pd.DataFrame(
+            {name: list(v) if name == "text" else v for name, v in table.items() if not name.startswith("top_")}
+        )
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write everything to one safetensors file (arrays) with JSON metadata; atomic, never pickle."""
         arrays = {f"tokens.{k}": v for k, v in vars(self.tokens).items() if isinstance(v, np.ndarray)}
-        arrays |= _store.pack_strings("tokens.text", self.tokens.text)
-        scalars = {
-            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("tokens", "layers")
-        }
+        arrays["text.bytes"], arrays["text.offsets"] = _store.pack_strings(self.tokens.text)
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("tokens", "layers")}
         if self.layers is not None:
             arrays |= {f"layers.{k}": v for k, v in vars(self.layers).items() if isinstance(v, np.ndarray)}
-            scalars["layers.num_rows"] = self.layers.num_rows
-        _store.write(path, arrays, {"markovlm.profile": str(_SCHEMA), "fields": json.dumps(scalars, default=_as_json)})
+            fields["layers.num_rows"] = self.layers.num_rows
+        _store.write(
+            path, arrays, {_SCHEMA_KEY: str(_SCHEMA), "fields": json.dumps(fields, default=dataclasses.asdict)}
+        )
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Profile:
         """Read what `save` wrote. A file of another kind or of a newer schema is a `FileFormatError`."""
         arrays, metadata = _store.read(path)
-        if metadata.get("markovlm.profile") != str(_SCHEMA):
+        found = metadata.get(_SCHEMA_KEY, "a file of another kind")
+        if found != str(_SCHEMA):
             raise FileFormatError(
-                f"{path}: expected a profile of schema {_SCHEMA}, got "
-                f"{metadata.get('markovlm.profile', 'a file of another kind')}; write it again with this version of markovlm"
+                f"{path}: expected a profile of schema {_SCHEMA}, got {found}; write it again with this version of markovlm"
             )
         fields = json.loads(metadata["fields"])
         num_rows = fields.pop("layers.num_rows", None)
@@ -123,17 +136,28 @@ class Profile:
         fields["renyi"] = tuple(_estimate(e) for e in fields["renyi"])
         fields["renyi_orders"] = tuple(fields["renyi_orders"])
         fields["vocabulary"] = {int(k): v for k, v in fields["vocabulary"].items()}
-        text = _store.unpack_strings("tokens.text", arrays)
-        part = lambda prefix: {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}  # noqa: E731
-        tokens = TokenTable(text=text, **{k: v for k, v in part("tokens.").items() if not k.startswith("text")})
-        layers = None if num_rows is None else LayerCurves(num_rows=num_rows, **part("layers."))
-        return cls(tokens=tokens, layers=layers, **fields)
+
+        def part(prefix: str) -> dict[str, Any]:
+            return {name.removeprefix(prefix): v for name, v in arrays.items() if name.startswith(prefix)}
+
+        text = _store.unpack_strings(arrays["text.bytes"], arrays["text.offsets"])
+        return cls(
+            tokens=TokenTable(text=text, **part("tokens.")),
+            layers=None if num_rows is None else LayerCurves(num_rows=num_rows, **part("layers.")),
+            **fields,
+        )
 
 
-def _as_json(value: object) -> Any:
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, Estimate):
-        return dataclasses.asdict(value)
-    raise TypeError(f"cannot write {type(value).__name__} to a profile")
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _estimate(fields: dict[str, Any]) -> Estimate:
@@ -198,7 +222,9 @@ def profile(
     """
     started = time.perf_counter()
     n = features.hidden.shape[0]
-    layer_work = 2 * (len(features.layers) + 1) * min(layer_rows, 0 if features.layer_rows is None else len(features.layer_rows))
+    layer_work = (
+        2 * (len(features.layers) + 1) * min(layer_rows, 0 if features.layer_rows is None else len(features.layer_rows))
+    )
     total = 2 * n + layer_work
 
     def report(offset: int) -> Progress | None:

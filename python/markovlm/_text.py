@@ -35,6 +35,19 @@ class Windows:
         """Contexts in all."""
         return sum(len(ids) - 1 for ids in self.sequences)
 
+    def columns(self) -> dict[str, Any]:
+        """The fields of Features that say where each context and its target stand."""
+        lengths = [len(ids) - 1 for ids in self.sequences]
+        return {
+            "targets": np.concatenate([ids[1:] for ids in self.sequences]),
+            "token_ids": np.concatenate([ids[:-1] for ids in self.sequences]),
+            "sequence_ids": np.repeat(np.arange(len(lengths), dtype=np.int64), lengths),
+            "positions": np.concatenate([np.arange(length, dtype=np.int64) for length in lengths]),
+            "texts": tuple(self.texts),
+            "text_ids": np.repeat(np.asarray(self.text_ids, np.int64), lengths),
+            "target_spans": None if self.spans is None else np.concatenate(self.spans),
+        }
+
 
 def cut_windows(
     texts: Sequence[Any], tokenizer: Any, *, max_tokens: int, context_length: int, names: Sequence[str] | None = None

@@ -38,9 +38,8 @@ MOST_TEXTS = 50
 COST_PARTS = (
     ("load", "loading the model"),
     ("forward", "forward pass of the model"),
-    ("statistics", "per-token statistics"),
-    ("mean_prediction", "mean prediction"),
-    ("layers", "layers"),
+    ("final_layer", "final layer, every token"),
+    ("layers", "other layers, on a subsample"),
     ("other", "rest of the profile"),
 )
 
@@ -236,7 +235,7 @@ def _head(head: dict[str, Any]) -> str:
 
 def _cost(cost: dict[str, float]) -> dict[str, Any]:
     parts = {name: cost[name] for name, _ in COST_PARTS if cost.get(name)}
-    inside = sum(parts.get(name, 0.0) for name in ("statistics", "mean_prediction", "layers"))
+    inside = sum(parts.get(name, 0.0) for name in ("final_layer", "layers"))
     rest = cost.get("total_profile", 0.0) - inside
     if rest > 0.005:
         parts["other"] = rest
