@@ -154,7 +154,8 @@ def fake_profile(
     mean = np.exp(log_p).mean(axis=0)
     entropy_of_mean = float(-(mean * np.log(mean)).sum())
     kept = np.sort(rng.choice(n, size=min(n, 400), replace=False))
-    used = sorted(set(target[target >= 0].tolist()) | set(top_ids.ravel().tolist()))
+    context = np.roll([vocabulary[word] for word in words], 1)
+    used = sorted({*target[target >= 0].tolist(), *context.tolist(), *top_ids.ravel().tolist()})
     return Profile(
         nll=estimates[0],
         entropy=estimates[1],
@@ -176,6 +177,8 @@ def fake_profile(
             target=target,
             sequence_id=sequence,
             position=(rows - np.searchsorted(sequence, sequence)).astype(np.int64),
+            context_id=context.astype(np.int64),
+            text_id=np.zeros(n, dtype=np.int64),
             top_ids=top_ids,
             top_log_probs=np.take_along_axis(log_p, top_ids, axis=1),
             text=tuple(words) if known_targets else ("",) * n,
@@ -185,7 +188,7 @@ def fake_profile(
         provenance={
             "model": "made-up/harbour-12",
             "model_type": "llama",
-            "text": [{"name": "harbour.txt", "sha256": "9f2c" * 16, "characters": 5123}],
+            "texts": [{"name": "harbour.txt", "sha256": "9f2c" * 16, "characters": 5123}],
             "dtype": "bfloat16",
             "context_length": 512,
             "versions": {"markovlm": "0.1.0", "numpy": np.__version__, "torch": "2.13.0", "transformers": "5.23.0"},

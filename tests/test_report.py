@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import importlib.util
 import json
 import math
 import os
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from markovlm._profile import Profile
 from markovlm._report import render_html, text_table, write_html
+from markovlm._report._figures import figures
 from markovlm._report._numbers import calibration_verdict, cost_sentence, interval, number
 from markovlm._report._text import thinned
 from markovlm._report._tokens import rank_shares, reliability, surprising_tokens, visible
@@ -121,7 +122,7 @@ def test_hostile_tokens_stay_text(html: str) -> None:
 
 def test_hostile_names_stay_text(profile: Profile) -> None:
     evil = '"><script>alert(1)</script>\x00\ud800'
-    given = profile.provenance | {"model": evil, "text": [{"name": evil, "sha256": evil}], evil: evil}
+    given = profile.provenance | {"model": evil, "texts": [{"name": evil, "sha256": evil}], evil: evil}
     page = render_html(replace(profile, provenance=given, vocabulary=dict.fromkeys(profile.vocabulary, evil)))
     assert len(Page(page).scripts) == 2
     page.encode()
@@ -159,6 +160,25 @@ def test_every_token_reaches_the_page(profile: Profile, html: str) -> None:
     assert data["gaps"] == []
     known = {int(token): visible(text) for token, text in profile.vocabulary.items()}
     assert all(known[int(token)] == text for token, text in data["vocabulary"].items())
+
+
+def test_what_the_model_was_given_is_shown_where_a_text_begins(profile: Profile) -> None:
+    tokens = profile.tokens
+    begins = np.searchsorted(tokens.sequence_id, np.arange(profile.num_sequences))
+    second_text = np.where(np.arange(profile.num_tokens) < begins[2], 0, 1)
+    given = {"texts": [{"name": "one.txt"}, {"name": "two.txt"}]}
+    data = Page(render_html(replace(profile, provenance=given, tokens=replace(tokens, text_id=second_text)))).data
+    assert data["names"] == ["one.txt"] * 2 + ["two.txt"] * (profile.num_sequences - 2)
+    shown = [visible(profile.vocabulary[int(tokens.context_id[at])], keep_layout=True) for at in begins[[0, 2]]]
+    assert data["before"] == [shown[0], "", shown[1], *[""] * (profile.num_sequences - 3)]
+
+
+def test_an_embedding_far_off_leaves_the_other_layers_readable(profile: Profile) -> None:
+    curves = profile.layers
+    assert curves is not None
+    far = np.where(curves.layer == 0, 1e3, curves.nll)
+    assert "↑ layer 0: 1e+03" in figures(replace(profile, layers=replace(curves, nll=far)))["layers-nll"]
+    assert "↑" not in figures(profile)["layers-nll"]
 
 
 def test_gaps_between_contexts_are_marked(profile: Profile) -> None:
@@ -291,17 +311,14 @@ def test_failure_leaves_the_old_file_and_nothing_else(
 
 
 @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
-def test_missing_dependency_is_named(profile: Profile, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.split(".")[0] == missing:
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingDependencyError, match=rf"{missing}.*pip install 'markovlm\[report\]'"):
-        render_html(profile)
+def test_missing_dependency_is_named(
+    profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else real(name))
+    with pytest.raises(MissingDependencyError, match=rf"{missing}: pip install 'markovlm\[report\]'"):
+        write_html(profile, tmp_path / "report.html")
+    assert not any(tmp_path.iterdir())
     assert text_table(profile)  # the terminal needs neither
 
 

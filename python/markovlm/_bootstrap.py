@@ -48,6 +48,10 @@ def bootstrap_mean(
         One column per quantity. All columns share each resample.
     groups : (n,) int64
         Sequence id of each row.
+    level : float in (0, 1)
+        Of the intervals.
+    resamples, seed : int
+        Number of resamples, and where their random numbers start.
 
     Returns
     -------

@@ -37,7 +37,7 @@ def _require_ndim(name: str, array: NDArray[Any], ndim: int, axes: str) -> None:
 
 
 def float32_matrix(name: str, value: ArrayInput, axes: str) -> SinglePrecisionArray:
-    """A finite float32 matrix with contiguous rows; float32 input keeps its memory, other floats are rounded to a copy."""
+    """A finite float32 matrix with contiguous rows; float32 input keeps its memory, other floats are copied."""
     array = _as_numpy(name, value)
     if array.dtype.kind != "f":
         raise DTypeError(

@@ -53,7 +53,8 @@ def layer_curves(
     """Entropy, loss, calibration, accuracy, information and ``KL(p_L ‖ p_l)`` of every kept layer and the final one.
 
     At most ``max_rows`` of the contexts whose layers were kept, evenly spread. All layers of a context are read in one
-    pass over the head, next to the final one; the mean predictions take a second: ``4 V d`` flops per context and layer.
+    pass over the head, next to the final one; the mean predictions take a second: ``4 V d`` flops per context and
+    layer.
     Progress counts contexts × layers over both passes.
     """
     if features.layer_hidden is None or features.layer_rows is None or not features.layers:

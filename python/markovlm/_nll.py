@@ -56,6 +56,7 @@ def nll(
     Parameters
     ----------
     features : Features
+        Final states, head and targets.
     orders, top_k, num_threads, progress
         As in `softmax_stats`. Progress counts rows over both passes, ``2 n`` in all.
     level, seed
@@ -83,7 +84,6 @@ def nll(
     True
     """
     P = features.softmax_kernel()
-    n, _ = P.shape
     stats = softmax_stats(
         P,
         features.targets,
@@ -124,5 +124,6 @@ def entropy_of(p: FloatArray) -> float:
 
 def token_columns(stats: SoftmaxStats, *more: FloatArray) -> FloatArray:
     """Per-token loss, entropy, their difference and accuracy, then ``more``, as columns: (n, 4 + len(more))."""
-    assert stats.nll is not None and stats.rank is not None  # for the type checker: targets were given
+    assert stats.nll is not None  # for the type checker: targets were given
+    assert stats.rank is not None
     return np.column_stack([stats.nll, stats.entropy, stats.nll - stats.entropy, stats.rank == 0, *more])

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from . import _store
+from . import _checks, _store
 from ._bootstrap import Estimate
+from ._ext import build_info
 from ._features import Features
 from ._layers import LayerCurves, layer_curves
 from ._nll import nll
@@ -40,6 +41,8 @@ class TokenTable:
     target: IntArray
     sequence_id: IntArray
     position: IntArray
+    context_id: IntArray  # last token of the context
+    text_id: IntArray  # place of the text in the provenance's `texts`; -1 where unknown
     top_ids: IntArray  # (n, k) most likely next tokens
     top_log_probs: FloatArray  # (n, k)
     text: tuple[str, ...]  # target token as it stands in the text ("" for a byte inside a character already shown)
@@ -49,7 +52,6 @@ class TokenTable:
 class Profile:
     """What one model's states say about one text. Entropies and divergences in nats."""
 
-    model: str  # its name, as it was given
     nll: Estimate
     entropy: Estimate
     calibration: Estimate  # nll - entropy; > 0: over-confident, < 0: under-confident
@@ -66,10 +68,15 @@ class Profile:
     layers: LayerCurves | None
     vocabulary: dict[int, str]  # printable form of the token ids that occur in `tokens`
     provenance: dict[str, Any]
-    # model, model_type, text (list of {name, sha256, characters}), dtype, context_length, versions, created,
+    # model, model_type, texts (list of {name, sha256, characters}), dtype, context_length, versions, created,
     # head = {bias, scale, softcap, padded_rows}, verification = {rows, relative_error}
     cost: dict[str, float]
     # seconds: load, tokenize, forward, verify, final_layer, layers, total_profile; peak_memory_mib; tokens_per_second
+
+    @property
+    def model(self) -> str:
+        """Name of the model, as it was given."""
+        return str(self.provenance.get("model") or "unnamed model")
 
     def __repr__(self) -> str:
         return (
@@ -84,10 +91,11 @@ class Profile:
         return text_table(self)
 
     def summary(self) -> dict[str, Any]:
-        """Everything but the tokens as plain values that JSON can hold; NaN and infinity become None, order inf "inf"."""
+        """Everything but the tokens as plain values for JSON; NaN and infinity become None, the order inf "inf"."""
         left_out = ("tokens", "layers", "vocabulary", "renyi_orders", "renyi")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
         fields["renyi"] = {f"{order:g}": e for order, e in zip(self.renyi_orders, self.renyi, strict=True)}
+        fields["model"] = self.model
         fields["layers"] = None if self.layers is None else vars(self.layers)
         return {name: _plain(value) for name, value in fields.items()}
 
@@ -98,7 +106,7 @@ class Profile:
         write_html(self, path)
 
     def to_frame(self) -> Any:
-        """The tokens as a pandas data frame, one row per context; ``top_ids`` and ``top_log_probs`` stay in `tokens`."""
+        """The tokens as a pandas data frame, one row per context; ``top_ids``, ``top_log_probs`` are left out."""
         try:
             import pandas as pd
         except ImportError as error:
@@ -127,7 +135,7 @@ class Profile:
         found = metadata.get(_SCHEMA_KEY, "a file of another kind")
         if found != str(_SCHEMA):
             raise FileFormatError(
-                f"{path}: expected a profile of schema {_SCHEMA}, got {found}; write it again with this version of markovlm"
+                f"{path}: expected a profile of schema {_SCHEMA}, got {found}; make it again with this version"
             )
         fields = json.loads(metadata["fields"])
         num_rows = fields.pop("layers.num_rows", None)
@@ -248,7 +256,8 @@ def profile(
     layers_done = time.perf_counter()
 
     stats = result.stats
-    assert stats.nll is not None and stats.rank is not None
+    assert stats.nll is not None
+    assert stats.rank is not None
     top_ids = stats.top_ids if stats.top_ids is not None else np.zeros((n, 0), dtype=np.int64)
     top_log_probs = stats.top_log_probs if stats.top_log_probs is not None else np.zeros((n, 0))
     tokens = TokenTable(
@@ -259,13 +268,15 @@ def profile(
         target=features.targets,
         sequence_id=features.sequence_ids,
         position=features.positions,
+        context_id=features.token_ids,
+        text_id=np.full(n, -1) if features.text_ids is None else features.text_ids,
         top_ids=top_ids,
         top_log_probs=top_log_probs,
         text=features.target_texts(),
     )
-    used = np.unique(np.concatenate([features.targets, top_ids.ravel()]))
+    used = np.unique(np.concatenate([features.targets, features.token_ids, top_ids.ravel()]))
     vocabulary = {int(i): features.vocabulary[i] for i in used if 0 <= i < len(features.vocabulary)}
-    provenance = dict(features.provenance or {})
+    provenance = {**(features.provenance or {}), "core": build_info()["isa"], "threads": _checks.threads(num_threads)}
     seconds = provenance.get("seconds", {})
     cost = {name: float(seconds[name]) for name in ("load", "tokenize", "forward", "verify") if name in seconds}
     cost |= {
@@ -277,7 +288,6 @@ def profile(
     if cost.get("forward"):
         cost["tokens_per_second"] = n / cost["forward"]
     return Profile(
-        model=str(provenance.get("model", "unnamed model")),
         nll=result.nll,
         entropy=result.entropy,
         calibration=result.calibration,

@@ -169,6 +169,8 @@ def softmax_stats(
         How many of the most likely tokens to return.
     token_ids : (K,) or (n, K) integers, optional
         Tokens whose log-probabilities are wanted.
+    ignore_index : int
+        Target that stands for "not known".
     reference : SoftmaxKernel of m contexts, optional
         With ``n`` a multiple of ``m``, gives ``kl[i] = KL(reference[i mod m] ‖ P[i])``, in ``[0, inf]``: several
         readouts of the same contexts, stacked, against one. Known to the rounding of float32 logits, some 1e-6 nats
@@ -249,6 +251,7 @@ def mean_prediction(
     Parameters
     ----------
     P : SoftmaxKernel
+        ``n`` contexts, ``V`` tokens.
     weights : (n,) floats >= 0, optional
         The law over contexts, normalised here; default uniform.
     log_normalizer : (n,) float64, optional

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -116,7 +116,9 @@ def profile_command(
     """Profile MODEL on some text: print a table, write the profile and one self-contained report."""
     from ._extract import extract
     from ._profile import profile
+    from ._report import require_libraries
 
+    require_libraries()
     chosen = _parse_layers(layers)
     texts, names = _read_texts(text, tokens)
     out = out or Path(f"markovlm-{_stem(model)}")
@@ -190,9 +192,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _parse_layers(text: str) -> str | tuple[int, ...]:
-    if text in ("all", "none"):
-        return () if text == "none" else text
+def _parse_layers(text: str) -> Literal["all"] | tuple[int, ...]:
+    if text == "all":
+        return "all"
+    if text == "none":
+        return ()
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import secrets
 from pathlib import Path
 
 from .._profile import Profile
+from ..errors import MissingDependencyError
 from ._html import render_html
 from ._text import text_table
 
-__all__ = ["render_html", "text_table", "write_html"]
+__all__ = ["render_html", "require_libraries", "text_table", "write_html"]
+
+
+def require_libraries() -> None:
+    """Say what the report needs and is not installed, before the work that it would report on is done."""
+    missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(f"the report needs {', '.join(missing)}: pip install 'markovlm[report]'")
 
 
 def write_html(profile: Profile, path: str | os.PathLike[str]) -> None:
@@ -23,6 +32,7 @@ def write_html(profile: Profile, path: str | os.PathLike[str]) -> None:
     OSError
         The folder does not exist or cannot be written. An existing file at ``path`` is left as it was.
     """
+    require_libraries()
     html = render_html(profile)
     target = Path(path)
     # in the same folder, since a rename is atomic only within one file system

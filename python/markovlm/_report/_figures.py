@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._profile import LayerCurves, Profile
-from ..errors import MissingDependencyError
 from ..typing import FloatArray
 from ._tokens import RANK_LABELS, rank_shares, reliability
 
@@ -98,14 +97,10 @@ def figures(profile: Profile) -> dict[str, str]:
 
 
 def _svg(name: str, draw: Draw) -> str:
-    try:
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-        from matplotlib.style import context
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the report draws its figures with matplotlib: pip install 'markovlm[report]'"
-        ) from error
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.style import context
+
     # "default" first, so that a user's own style does not reach into the report
     with context(["default", {**STYLE, "svg.hashsalt": name}]):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
@@ -161,10 +156,27 @@ def _layer_axis(ax: Axes, curves: LayerCurves) -> None:
     ax.set_xlim(first - margin, last + margin)
 
 
+def _fit_to_later_layers(ax: Axes, curves: LayerCurves, values: FloatArray) -> None:
+    """Where the first readout would squash all others against the axis, cut it off and write its value instead."""
+    later = values[1:][np.isfinite(values[1:])]
+    if len(later) < 2 or not 2 * float(later.max()) < values[0] < math.inf:
+        return
+    ax.set_ylim(min(0.0, float(later.min())), 1.35 * float(later.max()))
+    ax.annotate(
+        f"↑ layer {curves.layer[0]}: {values[0]:.3g}",
+        (float(curves.layer[0]), 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(8, 0),
+        textcoords="offset points",
+        va="top",
+    )
+
+
 def _layers_nll(ax: Axes, curves: LayerCurves) -> None:
     with _padded(ax, bottom=0.0):
         _band(ax, curves.layer, curves.nll, curves.nll_interval, "orange")
         _band(ax, curves.layer, curves.entropy, curves.entropy_interval, "blue")
+    _fit_to_later_layers(ax, curves, curves.nll)
     _layer_axis(ax, curves)
 
 
@@ -172,6 +184,7 @@ def _layers_calibration(ax: Axes, curves: LayerCurves) -> None:
     with _padded(ax):
         ax.axhline(0.0, color=PALETTE["muted"], linewidth=1.0)
         _band(ax, curves.layer, curves.calibration, curves.calibration_interval, "purple")
+    _fit_to_later_layers(ax, curves, curves.calibration)
     _layer_axis(ax, curves)
 
 
@@ -217,8 +230,15 @@ def _layers_accuracy(ax: Axes, curves: LayerCurves) -> None:
 def _layers_renyi(ax: Axes, curves: LayerCurves) -> None:
     with _padded(ax, bottom=0.0):
         for index, column in enumerate(curves.renyi.T):
+            if renyi_is_flat(column):
+                continue
             ax.plot(curves.layer, _finite(column), "-", color=PALETTE[f"step{step(index, curves.renyi.shape[1])}"])
     _layer_axis(ax, curves)
+
+
+def renyi_is_flat(column: FloatArray) -> bool:
+    """Whether all layers agree: order 0 counts tokens, which says nothing and would take most of the axis."""
+    return len(column) > 1 and bool(np.all(column == column[0]))
 
 
 def step(index: int, how_many: int) -> int:

@@ -13,27 +13,42 @@ import numpy as np
 
 from .._bootstrap import Estimate
 from .._profile import LayerCurves, Profile
-from ..errors import MissingDependencyError
-from ._figures import figures, step
+from ._figures import figures, renyi_is_flat, step
 from ._numbers import (
     BITS_PER_NAT,
     calibration_verdict,
     cost_sentence,
     count,
     interval,
-    model_name,
     number,
     order,
     percent,
     seconds,
     text_names,
 )
-from ._text import exp
+from ._text import exp, plural
 from ._tokens import browser_data, surprising_tokens, visible
 
 __all__ = ["render_html"]
 
 MOST_TEXTS = 50
+
+# Entries of the provenance that have a row, or a place, of their own; others are shown as they are.
+NAMED = {
+    *("model", "model_type", "class", "num_parameters", "texts", "tokens", "dtype", "context_length", "versions"),
+    *(
+        "created",
+        "head",
+        "verification",
+        "layers",
+        "layer_rows",
+        "layer_seed",
+        "begins_with",
+        "seconds",
+        "forward_note",
+    ),
+    *("core", "threads"),
+}
 
 COST_PARTS = (
     ("load", "loading the model"),
@@ -46,10 +61,7 @@ COST_PARTS = (
 
 def render_html(profile: Profile) -> str:
     """The report as one self-contained HTML document."""
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingDependencyError("the report is made with jinja2: pip install 'markovlm[report]'") from error
+    import jinja2
     from markupsafe import Markup
 
     environment = jinja2.Environment(
@@ -80,7 +92,7 @@ def render_html(profile: Profile) -> str:
         layers=_layer_rows(profile),
         renyi_legend=_renyi_legend(profile.layers, profile.renyi_orders),
         provenance=_provenance(profile),
-        cost=_cost(profile.cost),
+        cost=_cost(profile),
     )
 
 
@@ -104,7 +116,7 @@ def _headline(profile: Profile) -> dict[str, Any]:
 
     nll, verdict = profile.nll, calibration_verdict(profile)
     return {
-        "model": visible(model_name(profile)),
+        "model": visible(profile.model),
         "texts": [visible(name) for name in text_names(profile)],
         "n": profile.num_tokens,
         "num_sequences": sequences,
@@ -172,17 +184,20 @@ def _renyi_legend(curves: LayerCurves | None, orders: tuple[float, ...]) -> list
     if curves is None or curves.renyi.ndim != 2:
         return []
     lines = curves.renyi.shape[1]
-    names = [f"α = {'∞' if math.isinf(alpha) else order(alpha)}" for alpha in orders]
-    return [(f"step{step(index, lines)}", name) for index, name in enumerate(names[:lines])]
+    return [
+        (f"step{step(index, lines)}", f"α = {'∞' if math.isinf(alpha) else order(alpha)}")
+        for index, alpha in enumerate(orders[:lines])
+        if not renyi_is_flat(curves.renyi[:, index])
+    ]
 
 
 def _provenance(profile: Profile) -> dict[str, Any]:
     given = profile.provenance
-    texts = given.get("text") or []
+    texts = given.get("texts") or []
     head, check = given.get("head") or {}, given.get("verification") or {}
     rows: list[tuple[str, str]] = [
-        ("Model", model_name(profile)),
-        ("Architecture", str(given.get("model_type") or "not recorded")),
+        ("Model", profile.model),
+        ("Architecture", _architecture(given)),
         ("Number type", str(given.get("dtype") or "not recorded")),
         ("Vocabulary, hidden width", f"{count(profile.vocabulary_size)} tokens, {count(profile.hidden_size)}"),
         ("Contexts", f"{count(profile.num_tokens)} in {count(profile.num_sequences)} sequences"),
@@ -192,22 +207,22 @@ def _provenance(profile: Profile) -> dict[str, Any]:
     if head:
         rows.append(("Head", _head(head)))
         if head.get("padded_rows") is not None:
-            rows.append(("Padded vocabulary rows", f"{count(head['padded_rows'])} left out"))
+            mass = f", with {head['padded_mass']:.1e} of the probability" if head.get("padded_mass") else ""
+            rows.append(("Padded vocabulary rows", f"{count(head['padded_rows'])} left out{mass}"))
     if check:
-        rows.append(
-            (
-                "Check of the logits",
-                f"rebuilt from states and head on {count(check.get('rows', 0))} rows and compared with the model's "
-                f"own: relative error {check.get('relative_error', math.nan):.1e}",
-            )
-        )
+        rows.append(("Check of the logits", _check(check)))
+    if given.get("layers"):
+        rows.append(("Layers read", f"{_ranges(given['layers'])} and the final one, in {_layer_rows_of(given)}"))
+    if given.get("begins_with") is not None:
+        rows.append(("Every sequence begins with", f"token {given['begins_with']}, which the tokenizer puts there"))
     versions = given.get("versions")
     if versions:
         written = ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else str(versions)
         rows.append(("Versions", written))
+    if given.get("core"):
+        rows.append(("Computed by", f"the core's {given['core']} build on {plural(given.get('threads', 1), 'thread')}"))
     rows.append(("Created", str(given.get("created") or "not recorded")))
-    named = {"model", "model_type", "text", "dtype", "context_length", "versions", "created", "head", "verification"}
-    rows += [(str(key), json.dumps(given[key], default=str)) for key in given if key not in named]
+    rows += [(str(key), json.dumps(given[key], default=str)) for key in given if key not in NAMED]
     return {
         "rows": [(visible(name), visible(value)) for name, value in rows],
         "texts": [
@@ -222,6 +237,38 @@ def _provenance(profile: Profile) -> dict[str, Any]:
     }
 
 
+def _architecture(given: dict[str, Any]) -> str:
+    found = [str(given[key]) for key in ("model_type", "class") if given.get(key)]
+    if given.get("num_parameters"):
+        found.append(f"{count(given['num_parameters'])} parameters")
+    return ", ".join(found) or "not recorded"
+
+
+def _check(check: dict[str, Any]) -> str:
+    error = check.get("relative_error")
+    if error is None:
+        return "the model gives no logits to compare with"
+    return (
+        f"rebuilt from states and head on {count(check.get('rows', 0))} rows and compared with the model's own: "
+        f"they differ by {error:.1e} of their range"
+    )
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers with runs drawn together: 0–3, 7."""
+    runs: list[list[int]] = []
+    for number_ in numbers:
+        if runs and number_ == runs[-1][-1] + 1:
+            runs[-1].append(number_)
+        else:
+            runs.append([number_])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def _layer_rows_of(given: dict[str, Any]) -> str:
+    return f"{count(given.get('layer_rows', 0))} contexts drawn with seed {given.get('layer_seed', 0)}"
+
+
 def _head(head: dict[str, Any]) -> str:
     scale, softcap = head.get("scale"), head.get("softcap")
     return ", ".join(
@@ -233,7 +280,8 @@ def _head(head: dict[str, Any]) -> str:
     )
 
 
-def _cost(cost: dict[str, float]) -> dict[str, Any]:
+def _cost(profile: Profile) -> dict[str, Any]:
+    cost = profile.cost
     parts = {name: cost[name] for name, _ in COST_PARTS if cost.get(name)}
     inside = sum(parts.get(name, 0.0) for name in ("final_layer", "layers"))
     rest = cost.get("total_profile", 0.0) - inside
@@ -245,9 +293,10 @@ def _cost(cost: dict[str, float]) -> dict[str, Any]:
     if memory is not None:
         facts.append(f"Peak memory {count(memory)} MiB.")
     if speed is not None:
-        facts.append(f"{count(speed)} tokens per second.")
+        note = profile.provenance.get("forward_note")
+        facts.append(f"The forward pass ran at {count(speed)} tokens per second{f' ({note})' if note else ''}.")
     return {
-        "sentence": cost_sentence(cost),
+        "sentence": cost_sentence(profile.cost),
         "facts": " ".join(facts),
         "parts": [
             {"name": name, "label": label, "share": f"{100 * parts[name] / total:.2f}", "time": seconds(parts[name])}

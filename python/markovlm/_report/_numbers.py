@@ -13,7 +13,6 @@ __all__ = [
     "cost_sentence",
     "count",
     "interval",
-    "model_name",
     "number",
     "order",
     "percent",
@@ -91,9 +90,5 @@ def cost_sentence(cost: dict[str, float]) -> str | None:
     return f"The profile cost {seconds(total)} = {written} % of the model's own forward pass ({seconds(forward)})."
 
 
-def model_name(profile: Profile) -> str:
-    return str(profile.provenance.get("model") or "unnamed model")
-
-
 def text_names(profile: Profile) -> list[str]:
-    return [str(text.get("name") or "unnamed text") for text in profile.provenance.get("text") or []]
+    return [str(text.get("name") or "unnamed text") for text in profile.provenance.get("texts") or []]

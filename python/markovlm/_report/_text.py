@@ -13,7 +13,6 @@ from ._numbers import (
     cost_sentence,
     count,
     interval,
-    model_name,
     number,
     order,
     percent,
@@ -36,7 +35,7 @@ def text_table(profile: Profile) -> str:
     names = text_names(profile)
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     lines = [
-        visible(model_name(profile) + (f" on {shown}" if shown else "")),
+        visible(profile.model + (f" on {shown}" if shown else "")),
         f"{plural(profile.num_tokens, 'token')}, {plural(profile.num_sequences, 'sequence')}, "
         f"vocabulary {count(profile.vocabulary_size)}, width {count(profile.hidden_size)}",
         "",

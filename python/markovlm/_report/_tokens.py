@@ -69,6 +69,8 @@ def browser_data(profile: Profile) -> dict[str, Any]:
         "entropy": _json_numbers(tokens.entropy),
         "rank": tokens.rank.tolist(),
         "starts": starts.tolist(),
+        "before": [visible(_context_before(profile, at), keep_layout=True) for at in starts.tolist()],
+        "names": [visible(_text_name(profile, at)) for at in starts.tolist()],
         "gaps": gaps.tolist(),  # contexts that do not directly follow the one before: text is missing between them
         "k": k,
         "topIds": tokens.top_ids[:, :k].ravel().tolist() if k else [],
@@ -77,6 +79,20 @@ def browser_data(profile: Profile) -> dict[str, Any]:
         "vocabularySize": profile.vocabulary_size,
         "scale": colour_scale(tokens),
     }
+
+
+def _context_before(profile: Profile, at: int) -> str:
+    """The token that row ``at`` starts its sequence from, which nothing predicts; "" if it was shown just before."""
+    tokens = profile.tokens
+    if at and tokens.text_id[at] == tokens.text_id[at - 1] and tokens.target[at - 1] == tokens.context_id[at]:
+        return ""
+    return profile.vocabulary.get(int(tokens.context_id[at]), "")
+
+
+def _text_name(profile: Profile, at: int) -> str:
+    texts = profile.provenance.get("texts") or []
+    index = int(profile.tokens.text_id[at])
+    return str(texts[index].get("name") or "") if 0 <= index < len(texts) else ""
 
 
 def colour_scale(tokens: TokenTable) -> dict[str, float]:
@@ -146,6 +162,7 @@ def surprising_tokens(profile: Profile, how_many: int = 20, around: int = 8) -> 
     for i in order.tolist():
         same = np.flatnonzero(tokens.sequence_id == tokens.sequence_id[i])
         first, last = max(i - around, int(same[0])), min(i + around, int(same[-1]))
+        start = _context_before(profile, first) if first == same[0] else ""
         predictions = [
             (visible(profile.vocabulary.get(token, f"token {token}")), math.exp(log_p))
             for token, log_p in zip(tokens.top_ids[i].tolist(), tokens.top_log_probs[i].tolist(), strict=True)
@@ -153,7 +170,7 @@ def surprising_tokens(profile: Profile, how_many: int = 20, around: int = 8) -> 
         found.append(
             Surprising(
                 index=i,
-                before=("… " if first > same[0] else "") + visible("".join(tokens.text[first:i]).lstrip(" ")),
+                before=("… " if first > same[0] else "") + visible((start + "".join(tokens.text[first:i])).lstrip(" ")),
                 token=visible(tokens.text[i]) or "…",
                 after=visible("".join(tokens.text[i + 1 : last + 1])) + ("\u00a0…" if last < same[-1] else ""),
                 nll=float(tokens.nll[i]),

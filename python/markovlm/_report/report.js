@@ -96,7 +96,8 @@
     let index = starts.length - 1;
     while (starts[index] > i) index -= 1;
     const from = i - starts[index] + 1;
-    return `Sequence ${thousands(index + 1)} of ${thousands(starts.length)}` + (from > 1 ? `, from its token ${thousands(from)}` : "");
+    const name = data.names[index] && ` · ${data.names[index]}`;
+    return `Sequence ${thousands(index + 1)} of ${thousands(starts.length)}${name}` + (from > 1 ? `, from its token ${thousands(from)}` : "");
   };
   const render = () => {
     const [from, to] = pages[page];
@@ -106,6 +107,7 @@
       if (!paragraph || isStart.has(i)) {
         all.append(make("h3", "", heading(i)));
         paragraph = all.appendChild(make("p"));
+        if (isStart.has(i)) paragraph.append(make("span", "before", data.before[isStart.get(i)]));
       }
       if (isGap.has(i)) paragraph.append(make("i", "gap", " … "));
       const node = make("span", "heat", data.text[i] || "·");
