@@ -40,8 +40,8 @@ inline std::vector<std::string> runnable_builds() {
     std::vector<std::string> builds{"baseline"};
 #if defined(__x86_64__)
     const detail::CpuId one(1, 0), seven(7, 0), extended(0x80000001u, 0);
-    constexpr int sse3 = 0, ssse3 = 9, fma = 12, cx16 = 13, sse41 = 19, sse42 = 20, movbe = 22, popcnt = 23, osxsave = 27,
-                  avx = 28, f16c = 29;                                                       // leaf 1, ecx
+    constexpr int sse3 = 0, ssse3 = 9, fma = 12, cx16 = 13, sse41 = 19, sse42 = 20, movbe = 22, popcnt = 23,  // leaf 1
+        osxsave = 27, avx = 28, f16c = 29;                                                                    // ecx
     constexpr int bmi1 = 3, avx2 = 5, bmi2 = 8, avx512f = 16, avx512dq = 17, avx512cd = 28,  // leaf 7, ebx
         avx512bw = 30, avx512vl = 31;
     constexpr int lahf = 0, lzcnt = 5;  // extended leaf, ecx

@@ -25,8 +25,9 @@ class StopToken {
 };
 
 // Calls body(block, stop) once for each block in [0, num_blocks) from up to num_threads threads. `watch(done)` runs in
-// the calling thread every few tens of milliseconds and once at the end; an exception from it, or from a body, stops the
-// other blocks and is rethrown here. Bodies must write to disjoint places; then the result cannot depend on num_threads.
+// the calling thread every few tens of milliseconds and once at the end; an exception from it, or from a body, stops
+// the other blocks and is rethrown here. Bodies must write to disjoint places: then the result cannot depend on
+// num_threads.
 template <class Body, class Watch>
 void parallel_blocks(Index num_blocks, int num_threads, Body&& body, Watch&& watch) {
     std::atomic<Index> next{0}, done{0};

@@ -11,8 +11,11 @@
 namespace markovlm::bind {
 namespace {
 
-Head make_head(const Array<float>& weight, const std::optional<Array<float>>& bias, double scale, double softcap,
-               double temperature) {
+// (weight, bias, scale, softcap, temperature), as SoftmaxKernel holds them
+using HeadArguments = std::tuple<Array<float>, std::optional<Array<float>>, double, double, double>;
+
+Head make_head(const HeadArguments& given) {
+    const auto& [weight, bias, scale, softcap, temperature] = given;
     const auto view = matrix(weight);
     return {view, vector(bias, view.rows), scale, softcap, temperature};
 }
@@ -33,15 +36,13 @@ void require(bool condition, const char* what) {
     if (!condition) throw std::invalid_argument(what);
 }
 
-py::dict stats(const Array<float>& hidden, const Array<float>& weight, const std::optional<Array<float>>& bias,
-               double scale, double softcap, double temperature, const std::optional<Array<Index>>& targets,
+py::dict stats(const Array<float>& hidden, const HeadArguments& head, const std::optional<Array<Index>>& targets,
                const std::vector<double>& orders, Index top_k, const std::optional<Array<Index>>& token_ids,
-               const std::optional<Array<float>>& reference, const std::optional<Array<float>>& reference_weight,
-               const std::optional<Array<float>>& reference_bias, double reference_scale, double reference_softcap,
-               double reference_temperature, int num_threads, const py::object& progress) {
+               const std::optional<std::pair<Array<float>, HeadArguments>>& reference, int num_threads,
+               const py::object& progress) {
     StatsRequest request;
     request.hidden = matrix(hidden);
-    request.head = make_head(weight, bias, scale, softcap, temperature);
+    request.head = make_head(head);
     const Index n = request.hidden.rows;
     require(request.hidden.cols == request.head.width(), "hidden and head differ in width");
     request.targets = vector(targets, n);
@@ -70,10 +71,8 @@ py::dict stats(const Array<float>& hidden, const Array<float>& weight, const std
         allocate("log_probs", {n, request.token_ids.cols}, result.log_probs);
     }
     if (reference) {
-        require(reference_weight.has_value(), "a reference needs its head");
-        request.reference = matrix(*reference);
-        request.reference_head =
-            make_head(*reference_weight, reference_bias, reference_scale, reference_softcap, reference_temperature);
+        request.reference = matrix(reference->first);
+        request.reference_head = make_head(reference->second);
         require(request.reference.cols == request.reference_head.width() &&
                     request.reference_head.vocabulary() == request.head.vocabulary() &&
                     (request.reference.rows > 0 ? n % request.reference.rows == 0 : n == 0),
@@ -84,12 +83,11 @@ py::dict stats(const Array<float>& hidden, const Array<float>& weight, const std
     return out;
 }
 
-py::array_t<double> mean(const Array<float>& hidden, const Array<float>& weight, const std::optional<Array<float>>& bias,
-                         double scale, double softcap, double temperature, const Array<double>& log_normalizer,
+py::array_t<double> mean(const Array<float>& hidden, const HeadArguments& head, const Array<double>& log_normalizer,
                          const std::optional<Array<double>>& weights, int num_threads, const py::object& progress) {
     MeanRequest request;
     request.hidden = matrix(hidden);
-    request.head = make_head(weight, bias, scale, softcap, temperature);
+    request.head = make_head(head);
     require(request.hidden.cols == request.head.width(), "hidden and head differ in width");
     request.log_normalizer = vector<double>(log_normalizer, request.hidden.rows);
     request.weights = vector(weights, request.hidden.rows);
@@ -138,11 +136,10 @@ py::array_t<float> elementwise(const Array<float>& x) {
 
 void register_softmax(py::module_& module) {
     using namespace py::literals;
-    module.def("softmax_stats", &stats, "hidden"_a, "weight"_a, "bias"_a, "scale"_a, "softcap"_a, "temperature"_a,
-               "targets"_a, "orders"_a, "top_k"_a, "token_ids"_a, "reference"_a, "reference_weight"_a, "reference_bias"_a,
-               "reference_scale"_a, "reference_softcap"_a, "reference_temperature"_a, "num_threads"_a, "progress"_a);
-    module.def("mean_prediction", &mean, "hidden"_a, "weight"_a, "bias"_a, "scale"_a, "softcap"_a, "temperature"_a,
-               "log_normalizer"_a, "weights"_a, "num_threads"_a, "progress"_a);
+    module.def("softmax_stats", &stats, "hidden"_a, "head"_a, "targets"_a, "orders"_a, "top_k"_a, "token_ids"_a,
+               "reference"_a, "num_threads"_a, "progress"_a);
+    module.def("mean_prediction", &mean, "hidden"_a, "head"_a, "log_normalizer"_a, "weights"_a, "num_threads"_a,
+               "progress"_a);
     module.def("first_non_finite", &first_non_finite, "array"_a);
     // For the tests against mpmath: the vector functions on a plain array.
     module.def("vector_exp", &elementwise<exp>, "x"_a);

@@ -14,7 +14,7 @@ PYBIND11_MODULE(MARKOVLM_MODULE, module) {
         info["vector_floats"] = markovlm::kWidth;
         info["compiler"] = std::string(
 #if defined(__clang__)
-                               "clang " __clang_version__
+            "clang " __clang_version__
 #else
                                "gcc " __VERSION__
 #endif

@@ -16,9 +16,9 @@
 
 namespace markovlm {
 
-constexpr int kLanes = 2 * kWidth;                // contexts per panel: two vectors
-constexpr int kTokens = kWidth == 16 ? 12 : 6;    // head rows per register tile: fills 16 or 32 vector registers
-constexpr int kTile = 96;                         // tokens per tile of logits: (kTile, kLanes) floats stay in L1
+constexpr int kLanes = 2 * kWidth;              // contexts per panel: two vectors
+constexpr int kTokens = kWidth == 16 ? 12 : 6;  // head rows per register tile: fills 16 or 32 vector registers
+constexpr int kTile = 96;                       // tokens per tile of logits: (kTile, kLanes) floats stay in L1
 constexpr int kDepth = 96;  // terms summed in one run of float32: short runs keep the rounding of a logit small
 static_assert(kTile % kTokens == 0);
 
@@ -32,7 +32,7 @@ struct Head {
     Index width() const { return weight.cols; }
 };
 
-// `count` <= kLanes contexts, transposed to (d, kLanes); missing lanes repeat the first one, so that no lane is special.
+// `count` <= kLanes contexts, transposed to (d, kLanes); missing lanes repeat the first: no lane is special.
 inline void pack_panel(const MatrixView<float>& hidden, Index first, Index count, float* panel) {
     using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
     const Eigen::Map<const Rows, 0, Eigen::OuterStride<>> states(hidden.row(first), count, hidden.cols,

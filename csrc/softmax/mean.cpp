@@ -29,7 +29,7 @@ void mean_prediction(const MeanRequest& request, double* mean, int num_threads, 
         for (Index p = 0; p < panels; ++p)
             pack_panel(request.hidden, first + p * kLanes, std::min<Index>(kLanes, rows - p * kLanes),
                        packed.data() + p * panel_size);
-        for (Index i = 0; i < panels * kLanes; ++i) {  // e^{z - log Z} = e^{z - shift} e^{shift - log Z}, shift in float32
+        for (Index i = 0; i < panels * kLanes; ++i) {  // e^{z - log Z} = e^{z - shift} e^{shift - log Z}
             const double log_normalizer = request.log_normalizer[first + std::min(i, rows - 1)];
             shift.data()[i] = static_cast<float>(log_normalizer);
             const double mass = i >= rows ? 0.0 : request.weights ? request.weights[first + i] : 1.0 / double(n);

@@ -112,8 +112,8 @@ struct SoftmaxSums {
 };
 
 // One sum per Renyi order a, in the form that loses no digits:
-//   |a - 1| <= 1/2:  E = sum of e^u expm1((a - 1) u), so that H_a = log s + log1p(E / s) / (1 - a), smooth through a = 1
-//   otherwise:       P = sum of e^{a u},              so that H_a = (log P - a log s) / (1 - a)
+//   |a - 1| <= 1/2:  E = sum of e^u expm1((a - 1) u),  H_a = log s + log1p(E / s) / (1 - a), smooth through a = 1
+//   otherwise:       P = sum of e^{a u},               H_a = (log P - a log s) / (1 - a)
 // Orders 0 and 1 need no sum; of order infinity H = log s.
 class PowerSums {
   public:
@@ -149,8 +149,8 @@ class PowerSums {
     double renyi(std::size_t q, Index lane, double log_sum, double sum) const {
         const double a = orders_[q], total = totals_[q * kLanes + static_cast<std::size_t>(lane)];
         if (std::isinf(a)) return log_sum;
-        const double value = near_one(a) ? log_sum + std::log1p(total / sum) / (1.0 - a)
-                                         : (std::log(total) - a * log_sum) / (1.0 - a);
+        const double value =
+            near_one(a) ? log_sum + std::log1p(total / sum) / (1.0 - a) : (std::log(total) - a * log_sum) / (1.0 - a);
         return std::max(0.0, value);
     }
 

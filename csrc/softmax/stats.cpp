@@ -84,7 +84,8 @@ class StatsPass {
     void block(Index first, Index last, const StopToken& stop) const {
         const Index panels = (last - first + kLanes - 1) / kLanes, width = in_.hidden.cols;
         const Index reference_width = in_.reference ? in_.reference.cols : 0;
-        AlignedBuffer<float> packed(panels * groups_ * width * kLanes), packed_reference(panels * reference_width * kLanes);
+        AlignedBuffer<float> packed(panels * groups_ * width * kLanes),
+            packed_reference(panels * reference_width * kLanes);
         AlignedBuffer<float> z(kTile * kLanes), zr(kTile * kLanes), er(kTile * kLanes);
         std::vector<PanelState> states(static_cast<std::size_t>(panels * groups_), PanelState(in_));
         std::vector<SoftmaxSums> reference_sums(static_cast<std::size_t>(in_.reference ? panels : 0));
@@ -163,7 +164,8 @@ class StatsPass {
         lane_maxima(z, count, tile_max);
         for (int i = 0; i < kLanes && !state.top.empty(); ++i) {
             if (!(tile_max[i] > state.top[static_cast<std::size_t>(i)].threshold())) continue;
-            for (Index t = 0; t < count; ++t) state.top[static_cast<std::size_t>(i)].offer(z[t * kLanes + i], token + t);
+            for (Index t = 0; t < count; ++t)
+                state.top[static_cast<std::size_t>(i)].offer(z[t * kLanes + i], token + t);
         }
         const Raise raise = state.sums.raise_maximum(tile_max);
         state.powers.rescale(raise, state.sums);
@@ -203,7 +205,8 @@ class StatsPass {
             if (!state.top.empty())
                 state.top[static_cast<std::size_t>(i)].write(out_.top_ids + row * in_.top_k,
                                                              out_.top_log_probs + row * in_.top_k, log_normalizer);
-            for (Index c = 0; c < in_.token_ids.cols; ++c) out_.log_probs[row * in_.token_ids.cols + c] -= log_normalizer;
+            for (Index c = 0; c < in_.token_ids.cols; ++c)
+                out_.log_probs[row * in_.token_ids.cols + c] -= log_normalizer;
             if (reference) {
                 const double reference_log_normalizer = reference->maximum[i] + std::log(reference->sum[i]);
                 out_.kl[row] =
@@ -234,9 +237,7 @@ void softmax_stats(const StatsRequest& request, const StatsResult& result, int n
     const Index step = std::max<Index>(1, wanted / kLanes) * kLanes;
     parallel_blocks(
         (pass.contexts() + step - 1) / step, num_threads,
-        [&](Index b, const StopToken& stop) {
-            pass.block(b * step, std::min(pass.contexts(), (b + 1) * step), stop);
-        },
+        [&](Index b, const StopToken& stop) { pass.block(b * step, std::min(pass.contexts(), (b + 1) * step), stop); },
         [&](Index done) { watch(std::min(done * step, pass.contexts()) * pass.groups()); });
 }
 

@@ -11,17 +11,17 @@ namespace markovlm {
 using Watch = std::function<void(Index rows_done)>;  // called from the calling thread; may throw to stop the pass
 
 struct StatsRequest {
-    MatrixView<float> hidden;           // (n, d)
-    Head head;                          // (V, d)
-    const Index* targets = nullptr;     // (n,) token ids, or negative: ignored
-    std::vector<double> orders;         // Renyi orders in [0, inf]
-    Index top_k = 0;                    // <= V
-    MatrixView<Index> token_ids;        // (n, K), or (1, K) for the same tokens in every row
-    MatrixView<float> reference;        // (m, d) with n a multiple of m; row i of hidden is compared with row i mod m
+    MatrixView<float> hidden;        // (n, d)
+    Head head;                       // (V, d)
+    const Index* targets = nullptr;  // (n,) token ids, or negative: ignored
+    std::vector<double> orders;      // Renyi orders in [0, inf]
+    Index top_k = 0;                 // <= V
+    MatrixView<Index> token_ids;     // (n, K), or (1, K) for the same tokens in every row
+    MatrixView<float> reference;     // (m, d) with n a multiple of m; row i of hidden is compared with row i mod m
     Head reference_head;
 };
 
-struct StatsResult {  // the caller's arrays; those not requested may be null
+struct StatsResult {                   // the caller's arrays; those not requested may be null
     double* log_normalizer = nullptr;  // (n,) log Z
     double* entropy = nullptr;         // (n,)
     double* nll = nullptr;             // (n,) NaN where ignored

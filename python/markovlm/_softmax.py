@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -115,7 +114,7 @@ class SoftmaxKernel:
             z = np.where(np.isneginf(z), z, capped)
         return np.asarray(z / self.temperature)
 
-    def _head_arguments(self) -> tuple[Any, ...]:
+    def _head_arguments(self) -> tuple[SinglePrecisionArray, SinglePrecisionArray | None, float, float, float]:
         return self.head, self.bias, self.scale, self.softcap, self.temperature
 
 
@@ -201,8 +200,8 @@ def softmax_stats(
     >>> import numpy as np, markovlm as mk
     >>> P = mk.SoftmaxKernel(np.array([[np.log(3.0)]]), np.array([[0.0], [1.0]]))  # p = (1/4, 3/4)
     >>> s = mk.softmax_stats(P, targets=[0], orders=[2.0], top_k=1)
-    >>> print(f"{s.entropy[0]:.6f} {s.nll[0]:.6f} {s.rank[0]} {s.renyi[2.0][0]:.6f} {s.top_ids[0]}")
-    0.562335 1.386294 1 0.470004 [1]
+    >>> print(f"{s.entropy[0]:.4f} {s.nll[0]:.4f} {s.rank[0]} {s.renyi[2.0][0]:.4f} {s.top_ids[0]}")
+    0.5623 1.3863 1 0.4700 [1]
     """
     n, vocabulary = P.shape
     order_list = _checks.renyi_orders(orders)
@@ -214,12 +213,12 @@ def softmax_stats(
             raise ShapeError(f"reference: expected a number of rows that divides {n}, the rows of P, got {m}")
     result = core.softmax_stats(
         P.hidden,
-        *P._head_arguments(),
+        P._head_arguments(),
         None if targets is None else _checks.target_ids(targets, n, vocabulary, ignore_index),
         order_list,
         _checks.count("top_k", top_k, 0, vocabulary),
         None if token_ids is None else _checks.chosen_ids(token_ids, n, vocabulary),
-        *((None, None, None, 1.0, 0.0, 1.0) if reference is None else (reference.hidden, *reference._head_arguments())),
+        None if reference is None else (reference.hidden, reference._head_arguments()),
         _checks.threads(num_threads),
         progress,
     )
@@ -284,7 +283,7 @@ def mean_prediction(
         raise ShapeError("P: expected at least one context to average over, got none")
     result: FloatArray = core.mean_prediction(
         P.hidden,
-        *P._head_arguments(),
+        P._head_arguments(),
         np.ascontiguousarray(log_normalizer, dtype=np.float64),
         None if weights is None else _checks.row_weights(weights, n),
         _checks.threads(num_threads),

@@ -5,9 +5,10 @@ Nothing falls back in silence: a build that is wanted and cannot be had is an er
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ValueRangeError
 from . import _cpu
@@ -36,7 +37,10 @@ def _load() -> Any:
     return importlib.import_module(f"{__name__}._core_{wanted}")
 
 
-core = _load()
+if TYPE_CHECKING:
+    from . import _core as core
+else:
+    core = _load()
 
 
 def build_info() -> dict[str, Any]:
@@ -45,7 +49,7 @@ def build_info() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``isa`` (``"baseline"``, ``"v3"`` = AVX2, ``"v4"`` = AVX-512), ``available`` (those that this CPU could run),
+        ``isa`` (``"baseline"``, ``"v3"`` = AVX2, ``"v4"`` = AVX-512), ``available`` (installed and run by this CPU),
         ``build_type``, ``vector_floats`` (float32 per vector) and ``compiler``.
 
     Examples

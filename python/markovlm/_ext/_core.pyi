@@ -1,0 +1,32 @@
+"""What every build of the compiled core offers. There is no module of this name: one of ``_core_*`` is loaded."""
+
+from typing import Any, TypeAlias
+
+from ..typing import FloatArray, IntArray, Progress, SinglePrecisionArray
+
+Head: TypeAlias = tuple[SinglePrecisionArray, SinglePrecisionArray | None, float, float, float]
+
+def build_info() -> dict[str, Any]: ...
+def softmax_stats(
+    hidden: SinglePrecisionArray,
+    head: Head,
+    targets: IntArray | None,
+    orders: list[float],
+    top_k: int,
+    token_ids: IntArray | None,
+    reference: tuple[SinglePrecisionArray, Head] | None,
+    num_threads: int,
+    progress: Progress | None,
+) -> dict[str, Any]: ...
+def mean_prediction(
+    hidden: SinglePrecisionArray,
+    head: Head,
+    log_normalizer: FloatArray,
+    weights: FloatArray | None,
+    num_threads: int,
+    progress: Progress | None,
+) -> FloatArray: ...
+def first_non_finite(array: SinglePrecisionArray) -> tuple[int, int] | None: ...
+def vector_exp(x: SinglePrecisionArray) -> SinglePrecisionArray: ...
+def vector_expm1(x: SinglePrecisionArray) -> SinglePrecisionArray: ...
+def vector_tanh(x: SinglePrecisionArray) -> SinglePrecisionArray: ...
