@@ -27,9 +27,9 @@ REPORT_FILE = "report.html"
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="What a language model's hidden states know: entropies, calibration, information.",
 )
 _stderr = Console(stderr=True)
 
@@ -86,10 +86,28 @@ def _progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
         yield stage
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"markovlm {_version('markovlm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """What a language model's hidden states know: entropies, calibration, information."""
+
+
 @app.command("profile")
 @_user_errors
 def profile_command(
-    model: Annotated[str, typer.Argument(help='Hub id, directory, .gguf file, or "smollm2-135m".', show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help='Hub id, directory, .gguf file, or "smollm2-135m".', show_default=False),
+    ],
     text: Annotated[
         list[Path] | None,
         typer.Option(
@@ -147,7 +165,9 @@ def profile_command(
 @app.command("report")
 @_user_errors
 def report_command(
-    directory: Annotated[Path, typer.Argument(help="A directory that `markovlm profile` wrote.", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="What `markovlm profile` wrote.", show_default=False)
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Print the table of a saved profile and write its report again."""

