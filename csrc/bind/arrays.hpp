@@ -19,7 +19,9 @@ using Array = py::array_t<T, 0>;  // no implicit copies: a wrong dtype is an err
 template <class T>
 MatrixView<T> matrix(const Array<T>& array) {
     constexpr auto size = static_cast<py::ssize_t>(sizeof(T));
-    if (array.ndim() != 2 || (array.shape(1) > 1 && array.strides(1) != size) || array.strides(0) % size != 0)
+    const bool empty = array.size() == 0;  // strides of nothing may be anything
+    if (array.ndim() != 2 ||
+        (!empty && ((array.shape(1) > 1 && array.strides(1) != size) || array.strides(0) % size != 0)))
         throw std::invalid_argument("expected a matrix with contiguous rows");
     return {array.data(), array.shape(0), array.shape(1), array.strides(0) / size};
 }

@@ -16,19 +16,18 @@ void mean_prediction(const MeanRequest& request, double* mean, int num_threads, 
     const Index n = request.hidden.rows, width = request.hidden.cols, vocabulary = request.head.vocabulary();
     std::fill_n(mean, vocabulary, 0.0);
     if (n == 0) return;
-    const Index panel_size = width * kLanes;
-    const Index most_panels = std::max<Index>(1, kPackedBytes / (panel_size * static_cast<Index>(sizeof(float))));
+    const Index panel_bytes = std::max<Index>(1, width) * kLanes * static_cast<Index>(sizeof(float));
+    const Index most_panels = std::max<Index>(1, kPackedBytes / panel_bytes);
     const Index panels_per_block = std::min(most_panels, (n + kLanes - 1) / kLanes);
     const Index tiles = (vocabulary + kTile - 1) / kTile;
     const LogitTile logits(request.head);
-    AlignedBuffer<float> packed(panels_per_block * panel_size), shift(panels_per_block * kLanes),
-        weight(panels_per_block * kLanes);
+    Panels packed(panels_per_block, width);
+    AlignedBuffer<float> shift(panels_per_block * kLanes), weight(panels_per_block * kLanes);
 
     for (Index first = 0; first < n; first += panels_per_block * kLanes) {
         const Index rows = std::min(panels_per_block * kLanes, n - first), panels = (rows + kLanes - 1) / kLanes;
         for (Index p = 0; p < panels; ++p)
-            pack_panel(request.hidden, first + p * kLanes, std::min<Index>(kLanes, rows - p * kLanes),
-                       packed.data() + p * panel_size);
+            packed.pack(p, request.hidden, first + p * kLanes, std::min<Index>(kLanes, rows - p * kLanes));
         for (Index i = 0; i < panels * kLanes; ++i) {  // e^{z - log Z} = e^{z - shift} e^{shift - log Z}
             const double log_normalizer = request.log_normalizer[first + std::min(i, rows - 1)];
             shift.data()[i] = static_cast<float>(log_normalizer);
@@ -42,7 +41,7 @@ void mean_prediction(const MeanRequest& request, double* mean, int num_threads, 
             for (Index begin = 0; begin < panels; begin += kRun) {
                 std::fill_n(run.data(), kTile * kLanes, 0.0f);
                 for (Index p = begin; p < std::min<Index>(begin + kRun, panels); ++p) {
-                    logits(packed.data() + p * panel_size, token, count, z.data());
+                    logits(packed[p], token, count, z.data());
                     for (Index t = 0; t < count; ++t)
                         for (int half = 0; half < kLanes; half += kWidth) {
                             float* sum = run.data() + t * kLanes + half;

@@ -52,6 +52,9 @@ inline void count_greater(const float* z, Index count, const float* threshold, I
     }
 }
 
+// Rounding can take what is never negative below 0; a NaN must stay, it is how an overflow is found.
+inline double not_below_zero(double x) { return x < 0.0 ? 0.0 : x; }
+
 // By how much the maximum of each lane rose; 0 where it did not.
 struct Raise {
     bool needed = false;
@@ -135,7 +138,10 @@ class PowerSums {
     void add(const float* z, Index count, const float* maximum) {
         for (std::size_t q = 0; q < orders_.size(); ++q) {
             if (!needs_sum(orders_[q])) continue;
-            const float a = static_cast<float>(orders_[q]), a_minus_1 = static_cast<float>(orders_[q] - 1.0);
+            // a normal float: 0 * -inf and inf * 0 would be NaN
+            const double normal =
+                std::clamp<double>(orders_[q], std::numeric_limits<float>::min(), std::numeric_limits<float>::max());
+            const float a = static_cast<float>(normal), a_minus_1 = static_cast<float>(orders_[q] - 1.0);
             const bool near = near_one(orders_[q]);
             sum_over_tokens<1>(count, {totals_.data() + q * kLanes}, [&](Index t, int half) {
                 const Vec u = load(z + t * kLanes + half) - load(maximum + half);
@@ -151,7 +157,7 @@ class PowerSums {
         if (std::isinf(a)) return log_sum;
         const double value =
             near_one(a) ? log_sum + std::log1p(total / sum) / (1.0 - a) : (std::log(total) - a * log_sum) / (1.0 - a);
-        return std::max(0.0, value);
+        return not_below_zero(value);
     }
 
   private:

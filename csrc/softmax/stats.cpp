@@ -29,12 +29,12 @@ class TopTokens {
         std::push_heap(heap_.begin(), heap_.end(), better);
     }
 
-    void write(Index* ids, double* log_probs, double log_normalizer) {
+    void write(Index* ids, double* log_probs, double maximum, double log_sum) {
         std::sort(heap_.begin(), heap_.end(), better);
         for (Index i = 0; i < k_; ++i) {
             const bool present = i < static_cast<Index>(heap_.size());  // fewer where tokens are masked
             ids[i] = present ? heap_[static_cast<std::size_t>(i)].token : -1;
-            log_probs[i] = present ? heap_[static_cast<std::size_t>(i)].logit - log_normalizer
+            log_probs[i] = present ? heap_[static_cast<std::size_t>(i)].logit - maximum - log_sum
                                    : -std::numeric_limits<double>::infinity();
         }
     }
@@ -75,23 +75,21 @@ class StatsPass {
           groups_(contexts_ ? request.hidden.rows / contexts_ : 0),
           logits_(request.head),
           reference_logits_(request.reference_head),
-          support_(count_support(request.head)) {}
+          support_(count_support(request.head)),
+          outside_support_(leaves_support(request.reference_head, request.head)) {}
 
     Index contexts() const { return contexts_; }
     Index groups() const { return groups_; }
 
     // Contexts [first, last): rows first + j * contexts() of every group j, and the reference rows themselves.
     void block(Index first, Index last, const StopToken& stop) const {
-        const Index panels = (last - first + kLanes - 1) / kLanes, width = in_.hidden.cols;
-        const Index reference_width = in_.reference ? in_.reference.cols : 0;
-        AlignedBuffer<float> packed(panels * groups_ * width * kLanes),
-            packed_reference(panels * reference_width * kLanes);
+        const Index panels = (last - first + kLanes - 1) / kLanes;
+        Panels packed(panels * groups_, in_.hidden.cols),
+            packed_reference(in_.reference ? panels : 0, in_.reference.cols);
         AlignedBuffer<float> z(kTile * kLanes), zr(kTile * kLanes), er(kTile * kLanes);
         std::vector<PanelState> states(static_cast<std::size_t>(panels * groups_), PanelState(in_));
         std::vector<SoftmaxSums> reference_sums(static_cast<std::size_t>(in_.reference ? panels : 0));
 
-        const auto panel = [&](Index p, Index j) { return packed.data() + (p * groups_ + j) * width * kLanes; };
-        const auto reference_panel = [&](Index p) { return packed_reference.data() + p * reference_width * kLanes; };
         const auto state = [&](Index p, Index j) -> PanelState& {
             return states[static_cast<std::size_t>(p * groups_ + j)];
         };
@@ -100,10 +98,10 @@ class StatsPass {
         for (Index p = 0; p < panels; ++p) {
             for (Index j = 0; j < groups_; ++j) {
                 const Index row = j * contexts_ + first + p * kLanes;
-                pack_panel(in_.hidden, row, lanes(p), panel(p, j));
-                chosen_logits(panel(p, j), row, lanes(p), state(p, j));
+                packed.pack(p * groups_ + j, in_.hidden, row, lanes(p));
+                chosen_logits(packed[p * groups_ + j], row, lanes(p), state(p, j));
             }
-            if (in_.reference) pack_panel(in_.reference, first + p * kLanes, lanes(p), reference_panel(p));
+            if (in_.reference) packed_reference.pack(p, in_.reference, first + p * kLanes, lanes(p));
         }
         for (Index token = 0; token < in_.head.vocabulary() && !stop.requested(); token += kTile) {
             const Index count = std::min<Index>(kTile, in_.head.vocabulary() - token);
@@ -111,12 +109,12 @@ class StatsPass {
                 double reference_rescale[kLanes];
                 if (in_.reference) {
                     auto& sums = reference_sums[static_cast<std::size_t>(p)];
-                    reference_logits_(reference_panel(p), token, count, zr.data());
+                    reference_logits_(packed_reference[p], token, count, zr.data());
                     const Raise raise = sums.absorb(zr.data(), count, er.data());
                     for (int i = 0; i < kLanes; ++i) reference_rescale[i] = std::exp(-raise.by[i]);
                 }
                 for (Index j = 0; j < groups_; ++j) {
-                    logits_(panel(p, j), token, count, z.data());
+                    logits_(packed[p * groups_ + j], token, count, z.data());
                     absorb(z.data(), token, count, state(p, j));
                     if (in_.reference) add_cross(z.data(), zr.data(), er.data(), count, reference_rescale, state(p, j));
                 }
@@ -131,7 +129,7 @@ class StatsPass {
 
   private:
     // Logits of targets and of chosen tokens, by the same arithmetic as the pass: rank can then compare them exactly.
-    void chosen_logits(const float* panel, Index row, Index lanes, PanelState& state) const {
+    void chosen_logits(const Panel& panel, Index row, Index lanes, PanelState& state) const {
         AlignedBuffer<float> z(kTile * kLanes);
         Index ids[kTile];
         const auto diagonal = [&](auto id_of_row) {  // one token per lane
@@ -189,12 +187,14 @@ class StatsPass {
     void write(Index row, Index lanes, PanelState& state, const SoftmaxSums* reference) const {
         const double nan = std::numeric_limits<double>::quiet_NaN();
         for (Index i = 0; i < lanes; ++i, ++row) {
-            const double log_sum = std::log(state.sums.sum[i]), log_normalizer = state.sums.maximum[i] + log_sum;
+            // log p = (z - m) - log s: keeps its digits where the maximum m is huge and log Z = m + log s does not
+            const double maximum = state.sums.maximum[i], log_sum = std::log(state.sums.sum[i]);
+            const double log_normalizer = maximum + log_sum;
             out_.log_normalizer[row] = log_normalizer;
-            out_.entropy[row] = std::max(0.0, log_sum - state.sums.weighted[i] / state.sums.sum[i]);
+            out_.entropy[row] = not_below_zero(log_sum - state.sums.weighted[i] / state.sums.sum[i]);
             if (in_.targets) {
                 const bool known = in_.targets[row] >= 0;
-                out_.nll[row] = known ? log_sum - (double(state.target_logit[i]) - state.sums.maximum[i]) : nan;
+                out_.nll[row] = known ? log_sum - (state.target_logit[i] - maximum) : nan;
                 out_.rank[row] = known ? state.greater[i] : -1;
             }
             for (std::size_t q = 0; q < in_.orders.size(); ++q)
@@ -204,13 +204,15 @@ class StatsPass {
                                            : state.powers.renyi(q, i, log_sum, state.sums.sum[i]);
             if (!state.top.empty())
                 state.top[static_cast<std::size_t>(i)].write(out_.top_ids + row * in_.top_k,
-                                                             out_.top_log_probs + row * in_.top_k, log_normalizer);
-            for (Index c = 0; c < in_.token_ids.cols; ++c)
-                out_.log_probs[row * in_.token_ids.cols + c] -= log_normalizer;
+                                                             out_.top_log_probs + row * in_.top_k, maximum, log_sum);
+            for (Index c = 0; c < in_.token_ids.cols; ++c) {
+                double& log_prob = out_.log_probs[row * in_.token_ids.cols + c];  // a logit so far
+                log_prob = log_prob - maximum - log_sum;
+            }
             if (reference) {
                 const double reference_log_normalizer = reference->maximum[i] + std::log(reference->sum[i]);
-                out_.kl[row] =
-                    std::max(0.0, state.cross[i] / reference->sum[i] + (log_normalizer - reference_log_normalizer));
+                const double kl = state.cross[i] / reference->sum[i] + (log_normalizer - reference_log_normalizer);
+                out_.kl[row] = outside_support_ ? INFINITY : not_below_zero(kl);
             }
         }
     }
@@ -220,11 +222,20 @@ class StatsPass {
         return std::count_if(head.bias, head.bias + head.vocabulary(), [](float b) { return b != -INFINITY; });
     }
 
+    // Whether the reference gives mass to a token that the head removes. Its weight may be too small for a float, and
+    // the divergence is infinite all the same.
+    static bool leaves_support(const Head& reference, const Head& head) {
+        for (Index w = 0; head.bias && w < reference.vocabulary(); ++w)
+            if (head.bias[w] == -INFINITY && !(reference.bias && reference.bias[w] == -INFINITY)) return true;
+        return false;
+    }
+
     const StatsRequest& in_;
     const StatsResult& out_;
     Index contexts_, groups_;
     LogitTile logits_, reference_logits_;
     Index support_;
+    bool outside_support_;
 };
 
 }  // namespace

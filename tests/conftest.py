@@ -1,0 +1,69 @@
+"""What all tests share: reproducible random cases, every build of the core, and no skips where none are allowed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+
+from markovlm import _checks, _softmax, build_info
+from markovlm._ext import _cpu
+
+NO_SKIPS = bool(os.environ.get("MARKOVLM_NO_SKIPS"))
+
+# The same cases on every run of CI, new ones elsewhere; a failure prints what reproduces it.
+hypothesis.settings.register_profile(
+    "markovlm",
+    derandomize=NO_SKIPS or bool(os.environ.get("CI")),
+    print_blob=True,
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("markovlm")
+
+BUILDS: list[str] = build_info()["available"]
+
+
+def pytest_report_header() -> list[str]:
+    info = build_info()
+    missing = [name for name in ("v4", "v3", "baseline") if name not in BUILDS]
+    return [
+        f"markovlm core: numerics are tested on {', '.join(BUILDS)}; missing here: {', '.join(missing) or 'none'} "
+        f"(this CPU runs {', '.join(_cpu.runnable_builds())})",
+        f"markovlm core loaded: {info['isa']}, {info['build_type']}, {info['compiler']}",
+    ]
+
+
+@pytest.fixture(scope="module", params=BUILDS)
+def core(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """One build of the core after the other, in the place of the one that this process chose."""
+    module = importlib.import_module(f"markovlm._ext._core_{request.param}")
+    with pytest.MonkeyPatch.context() as patch:
+        for user in (_softmax, _checks):
+            patch.setattr(user, "core", module)
+        yield module
+
+
+def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and MARKOVLM_NO_SKIPS is set: {report.longrepr}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _fail_if_skipped(report)
+    return report

@@ -1,0 +1,153 @@
+"""A real model from end to end: SmolLM2-135M's own logits, layers and statistics, on every build of the core."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import markovlm as mk
+from markovlm import _load
+from markovlm._sample_text import standard_library_docstrings
+from markovlm._text import cut_windows
+
+pytestmark = pytest.mark.real_model
+
+N, VOCABULARY, WIDTH, DEPTH = 4096, 49_152, 576, 30
+TOLERANCE = 1e-5
+"""Nats. Logits reach 40 here, where one float32 has a rounding of 2e-6; a plain float32 product is off by 2e-5."""
+
+
+@dataclass
+class Run:
+    model: Any
+    tokenizer: Any
+    texts: list[str]
+    features: mk.Features
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    texts, names = standard_library_docstrings(8 * N)
+    kept: list[Any] = []
+    load_model, load_tokenizer = _load.load_model, _load.load_tokenizer
+
+    def keeping(load: Any) -> Any:
+        def loaded(*arguments: Any, **options: Any) -> Any:
+            kept.append(load(*arguments, **options))
+            return kept[-1]
+
+        return loaded
+
+    with pytest.MonkeyPatch.context() as patch:  # loading takes seconds: once for extraction and for its check
+        patch.setattr(_load, "load_model", keeping(load_model))
+        patch.setattr(_load, "load_tokenizer", keeping(load_tokenizer))
+        features = mk.extract(
+            "smollm2-135m", texts=texts, text_names=names, layers="all", max_tokens=N, layer_tokens=64
+        )
+    tokenizer, model = kept
+    path = tmp_path_factory.mktemp("smollm2") / "features.safetensors"
+    features.save(path)
+    return Run(model, tokenizer, texts, features, path)
+
+
+def test_what_is_kept(run: Run) -> None:
+    f = run.features
+    assert f.hidden.shape == (N, WIDTH)
+    assert f.head.shape == (VOCABULARY, WIDTH)
+    assert (f.bias, f.scale, f.softcap) == (None, 1.0, None)
+    assert f.layers == tuple(range(DEPTH))
+    assert f.layer_hidden is not None
+    assert f.layer_hidden.shape == (DEPTH, 64, WIDTH)
+    assert f.provenance is not None
+    assert f.provenance["verification"]["relative_error"] < 1e-5
+    assert f.provenance["num_parameters"] == 134_515_008
+    columns = cut_windows(run.texts, run.tokenizer, max_tokens=N, context_length=512).columns()
+    for name in ("targets", "token_ids", "sequence_ids", "positions", "text_ids", "target_spans"):
+        assert np.array_equal(getattr(f, name), columns[name]), name
+    assert len(f.vocabulary) == VOCABULARY
+    joined = "".join(np.array(f.target_texts(), dtype=object)[columns["text_ids"] == 0])
+    assert run.texts[0].endswith(joined)
+    assert len(joined) > 100
+
+
+def test_its_own_logits_come_out_again(run: Run) -> None:
+    f = run.features
+    rows = np.flatnonzero(f.sequence_ids == 1)
+    with torch.no_grad():
+        output = run.model(input_ids=torch.from_numpy(f.token_ids[rows])[None], output_hidden_states=True)
+    own = output.logits[0].numpy()
+    rebuilt = f.hidden[rows].astype(np.float64) @ f.head.astype(np.float64).T
+    # float32 products over d = 576 terms, theirs and those of 30 layers: some 1e-6 of the range.
+    assert np.abs(rebuilt - own).max() / np.ptp(own) < 1e-5
+    assert f.layer_rows is not None
+    assert f.layer_hidden is not None
+    inside = np.isin(f.layer_rows, rows)
+    assert inside.any()
+    for layer in range(DEPTH):
+        with torch.no_grad():
+            expected = run.model.model.norm(output.hidden_states[layer][0][f.layer_rows[inside] - rows[0]]).numpy()
+        error = np.abs(f.layer_hidden[layer][inside] - expected).max() / np.abs(expected).max()
+        assert error < 1e-4, layer
+
+
+def reference(f: mk.Features, rows: Any) -> np.ndarray[Any, Any]:
+    """Log-normaliser, entropy and loss of ``rows``, (3, r), by their definitions in float64."""
+    head, found = f.head.astype(np.float64).T, []
+    for block in np.array_split(rows, max(1, len(rows) // 64)):
+        z = f.hidden[block].astype(np.float64) @ head
+        top = z.max(axis=1, keepdims=True)
+        log_normalizer = top[:, 0] + np.log(np.exp(z - top).sum(axis=1))
+        log_p = z - log_normalizer[:, None]
+        entropy = -(np.exp(log_p) * log_p).sum(axis=1)
+        found.append([log_normalizer, entropy, -log_p[np.arange(len(block)), f.targets[block]]])
+    return np.concatenate(found, axis=1)
+
+
+@pytest.fixture(scope="module")
+def expected(run: Run) -> np.ndarray[Any, Any]:
+    return reference(run.features, np.arange(N))
+
+
+STATISTICS = """
+import sys, numpy as np, markovlm as mk
+f = mk.Features.load(sys.argv[1])
+s = mk.softmax_stats(f.softmax_kernel(), targets=f.targets)
+np.save(sys.argv[2], np.stack([s.log_normalizer, s.entropy, s.nll]))
+print(mk.build_info()["isa"])
+"""
+
+
+@pytest.mark.parametrize("isa", mk.build_info()["available"])
+def test_statistics_on_every_build(isa: str, run: Run, expected: np.ndarray[Any, Any], tmp_path: Path) -> None:
+    environment = {**os.environ, "MARKOVLM_ISA": isa, "PYTHONPATH": str(Path(mk.__file__).parents[1])}
+    command = [sys.executable, "-c", STATISTICS, str(run.path), str(tmp_path / "found.npy")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [isa]
+    found = np.load(tmp_path / "found.npy")
+    assert found.shape == (3, N)
+    assert np.isfinite(found).all()
+    errors = np.abs(found - expected).max(axis=1)
+    print(f"{isa}: largest errors of log Z, entropy and NLL on {N} rows: {errors} nats")
+    assert (errors < TOLERANCE).all(), errors
+    assert 1.5 < found[2].mean() < 4.5  # an English model on English text; a wrongly read file gives some 10
+
+
+def test_the_reference_sees_an_error(run: Run) -> None:
+    rows = np.arange(3)
+    exact = reference(run.features, rows)
+    P = mk.SoftmaxKernel(run.features.hidden[rows], run.features.head)
+    z = P.logits()
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(exact[1], -(p * np.log(p)).sum(axis=1), atol=1e-9)
+    assert np.abs(reference(run.features, rows + 1) - exact).max() > 1e-2
