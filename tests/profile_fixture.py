@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+
 from markovlm._bootstrap import Estimate, bootstrap_mean
 from markovlm._profile import LayerCurves, Profile, TokenTable
 from markovlm.typing import FloatArray, IntArray

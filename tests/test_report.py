@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from markovlm._profile import Profile
 from markovlm._report import render_html, text_table, write_html
 from markovlm._report._figures import figures

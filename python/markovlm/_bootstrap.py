@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from .errors import ValueRangeError
 from .typing import FloatArray, IntArray
 
 __all__ = ["Estimate", "bootstrap_mean"]
@@ -45,7 +47,7 @@ def bootstrap_mean(
     Parameters
     ----------
     values : (n, q) float64
-        One column per quantity. All columns share each resample.
+        One column per quantity. All columns share each resample. A value may be ``inf``, and then so may the ends.
     groups : (n,) int64
         Sequence id of each row.
     level : float in (0, 1)
@@ -57,7 +59,14 @@ def bootstrap_mean(
     -------
     list of Estimate
         One per column. Cost ``O(n q + resamples * groups * q)``.
+
+    Raises
+    ------
+    ValueRangeError
+        ``level`` is not inside (0, 1).
     """
+    if not 0 < level < 1:
+        raise ValueRangeError(f"level: expected a number between 0 and 1, got {level!r}")
     n, q = values.shape
     if n == 0:
         return [Estimate(float("nan"), (float("nan"), float("nan")), level) for _ in range(q)]
@@ -69,6 +78,10 @@ def bootstrap_mean(
     if count < 2:
         return [Estimate(float(mean), (float("nan"), float("nan")), level) for mean in means]
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1.0 / count), size=resamples)
-    replicates = (draws @ total) / (draws @ size)[:, None]
-    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    infinite = np.isposinf(total)
+    replicates = (draws @ np.where(infinite, 0.0, total)) / (draws @ size)[:, None]
+    replicates[draws @ infinite > 0] = np.inf  # where such a group was drawn: 0 * inf would be NaN
+    replicates.sort(axis=0)  # order statistics, taken outwards: between two infinite ones nothing can be interpolated
+    low = replicates[math.floor((1 - level) / 2 * (resamples - 1))]
+    high = replicates[math.ceil((1 + level) / 2 * (resamples - 1))]
     return [Estimate(float(mean), (float(a), float(b)), level) for mean, a, b in zip(means, low, high, strict=True)]

@@ -23,7 +23,10 @@ def _as_numpy(name: str, value: ArrayInput) -> NDArray[Any]:
         return np.asarray(value.numpy())
     if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
         return np.from_dlpack(value)
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # nested lists of unequal lengths
+        raise ShapeError(f"{name}: expected an array of numbers, got something that is none: {error}") from None
     if array.dtype == object:
         raise DTypeError(
             f"{name}: expected an array of numbers, got {type(value).__name__}; pass a NumPy array or a tensor"
@@ -49,7 +52,7 @@ def float32_matrix(name: str, value: ArrayInput, axes: str) -> SinglePrecisionAr
             array = array.astype(np.float32)
     rows_contiguous = array.shape[1] <= 1 or array.strides[1] == array.itemsize
     if not (rows_contiguous and array.flags.aligned and array.strides[0] % array.itemsize == 0):
-        array = np.ascontiguousarray(array)
+        array = array.copy(order="C")
     found = core.first_non_finite(array)
     if found is not None:
         row, column = found
@@ -71,25 +74,29 @@ def logit_bias(value: ArrayInput | None, vocabulary: int) -> SinglePrecisionArra
         )
     if array.shape != (vocabulary,):
         raise ShapeError(f"bias: expected shape ({vocabulary},), one per row of head, got {array.shape}")
-    array = np.ascontiguousarray(array, dtype=np.float32)
-    bad = np.flatnonzero(np.isnan(array) | (array == np.inf))
+    given = array
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, dtype=np.float32)
+    bad = np.flatnonzero(~np.isfinite(array) & ~np.isneginf(given))
     if bad.size:
-        raise ValueRangeError(f"bias: expected finite values or -inf, got {array[bad[0]]} for token {bad[0]}")
+        raise ValueRangeError(f"bias: expected finite float32 values or -inf, got {given[bad[0]]} for token {bad[0]}")
     if vocabulary and not np.any(array > -np.inf):
         raise ValueRangeError("bias: expected at least one token that is not masked by -inf, got none")
     return array
 
 
 def positive(name: str, value: float | None, *, optional: bool = False) -> float:
-    """A finite number > 0; None gives 0.0 where optional."""
+    """A number > 0 and of a size that quotients of two such are float32; None gives 0.0 where optional."""
     if value is None and optional:
         return 0.0
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = math.nan if isinstance(value, (str, bool)) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise DTypeError(f"{name}: expected a number > 0, got {value!r}") from None
-    if not (math.isfinite(number) and number > 0):
-        raise ValueRangeError(f"{name}: expected a finite number > 0, got {value!r}")
+        number = math.nan
+    if math.isnan(number) and not isinstance(value, (float, np.floating)):
+        raise DTypeError(f"{name}: expected a number > 0, got {value!r}")
+    if not 1e-18 <= number <= 1e18:
+        raise ValueRangeError(f"{name}: expected a number > 0 (between 1e-18 and 1e18), got {value!r}")
     return number
 
 
@@ -102,7 +109,7 @@ def integers(name: str, value: ArrayInput) -> IntArray:
         raise DTypeError(f"{name}: expected integers, got {array.dtype}; convert with {name}.astype('int64')")
     if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise ValueRangeError(f"{name}: expected values below 2**63, got {array.max()}")
-    return np.ascontiguousarray(array, dtype=np.int64)
+    return np.asarray(array, dtype=np.int64, order="C")
 
 
 def _require_tokens(name: str, ids: IntArray, vocabulary: int, also: str = "") -> None:
@@ -164,12 +171,29 @@ def row_weights(value: ArrayInput, n: int) -> FloatArray:
     if array.shape != (n,):
         raise ShapeError(f"weights: expected shape ({n},), one per row of hidden, got {array.shape}")
     array = np.ascontiguousarray(array, dtype=np.float64)
-    if not np.all(np.isfinite(array)) or np.any(array < 0):
-        raise ValueRangeError("weights: expected finite values >= 0")
-    total = float(array.sum())
-    if n and not total > 0:
+    bad = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
+    if bad.size:
+        raise ValueRangeError(f"weights: expected finite values >= 0, got {array[bad[0]]} at row {bad[0]}")
+    if not n:
+        return array
+    largest = array.max()
+    if not largest > 0:
         raise ValueRangeError("weights: expected at least one positive value, got none")
-    return array / total if n else array
+    relative: FloatArray = array / largest  # first, because the sum might overflow
+    return relative / float(relative.sum())
+
+
+def log_normalizers(value: ArrayInput, n: int) -> FloatArray:
+    """(n,) finite float64, as an earlier pass gave them."""
+    array = _as_numpy("log_normalizer", value)
+    if array.dtype.kind != "f":
+        raise DTypeError(f"log_normalizer: expected floating-point values, got {array.dtype}")
+    if array.shape != (n,):
+        raise ShapeError(f"log_normalizer: expected shape ({n},), one per row of hidden, got {array.shape}")
+    bad = np.flatnonzero(~np.isfinite(array))
+    if bad.size:
+        raise ValueRangeError(f"log_normalizer: expected finite values, got {array[bad[0]]} at row {bad[0]}")
+    return np.ascontiguousarray(array, dtype=np.float64)
 
 
 def threads(value: int | None) -> int:

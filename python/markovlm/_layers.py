@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import _checks
 from ._bootstrap import Estimate, bootstrap_mean
 from ._features import IGNORED_TARGET, Features
 from ._nll import entropy_of, token_columns
@@ -59,6 +60,7 @@ def layer_curves(
     """
     if features.layer_hidden is None or features.layer_rows is None or not features.layers:
         raise ValueRangeError("features: expected states of some layers, got none; extract with layers='all'")
+    _checks.count("max_rows", max_rows, 1, 2**62)
     kept = len(features.layer_rows)
     chosen = np.unique(np.linspace(0, kept - 1, min(max_rows, kept)).round().astype(np.int64))
     rows, m = features.layer_rows[chosen], len(chosen)

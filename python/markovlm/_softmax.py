@@ -30,8 +30,8 @@ class SoftmaxKernel:
         Likewise.
     bias : (V,) floating point, optional
         Added to ``W h``; ``-inf`` removes a token, also under soft-capping.
-    temperature, scale : float > 0
-    softcap : float > 0, optional
+    temperature, scale : float in [1e-18, 1e18]
+    softcap : float in [1e-18, 1e18], optional
 
     Raises
     ------
@@ -186,7 +186,7 @@ def softmax_stats(
     Raises
     ------
     ShapeError, DTypeError, ValueRangeError
-        Also where a logit overflows float32, naming the row.
+        Also where a logit overflows float32, naming the row. One below its range is -inf: probability 0.
 
     Notes
     -----
@@ -228,6 +228,13 @@ def softmax_stats(
             f"hidden: expected logits within the range of float32, got an overflow at row {bad[0]}; "
             "scale the states or the head down"
         )
+    if reference is not None:
+        bad = np.flatnonzero(np.isnan(result["kl"]))
+        if bad.size:
+            raise ValueRangeError(
+                "reference: expected logits within the range of float32, got an overflow at row "
+                f"{bad[0] % reference.shape[0]}; scale its states or its head down"
+            )
     renyi = result.pop("renyi")
     if not top_k:
         del result["top_ids"], result["top_log_probs"]
@@ -277,14 +284,12 @@ def mean_prediction(
     n, _ = P.shape
     if log_normalizer is None:
         log_normalizer = softmax_stats(P, num_threads=num_threads).log_normalizer
-    elif log_normalizer.shape != (n,):
-        raise ShapeError(f"log_normalizer: expected shape ({n},), got {log_normalizer.shape}")
     if n == 0:
         raise ShapeError("P: expected at least one context to average over, got none")
     result: FloatArray = core.mean_prediction(
         P.hidden,
         P._head_arguments(),
-        np.ascontiguousarray(log_normalizer, dtype=np.float64),
+        _checks.log_normalizers(log_normalizer, n),
         None if weights is None else _checks.row_weights(weights, n),
         _checks.threads(num_threads),
         progress,

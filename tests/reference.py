@@ -1,0 +1,323 @@
+"""Slow, obvious versions of what the fused passes compute, from explicit logits, and how far a pass may be from them.
+
+Everything takes the ``(n, V)`` float64 logits ``z`` of `logits`; a token with ``-inf`` is not there. In nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mpmath  # type: ignore[import-untyped]
+import numpy as np
+from hypothesis import strategies as st
+
+from markovlm import SoftmaxKernel
+from markovlm.typing import ArrayInput, FloatArray, IntArray
+
+UNIT = 2.0**-24
+"""Unit roundoff of float32: each operation is exact up to a factor in [1 - UNIT, 1 + UNIT]."""
+
+RUN = 16
+"""Terms of a vocabulary sum that the core adds in float32 before it goes on in float64 (reductions.hpp)."""
+
+DEPTH = 96
+"""Products of a logit that the core adds in one run of float32 (logits.hpp)."""
+
+EXP_ULP, EXPM1_ULP, TANH_ULP = 1.25, 2.0, 3.0
+"""Worst errors of the core's vector functions in units of the last place, as test_vector_math.py holds them to."""
+
+SUM = (RUN + 2 * EXP_ULP + 1) * UNIT
+"""Relative error of a sum of positive float32 terms: the exponentials', one product's, and of additions in a run."""
+
+
+def logits(
+    hidden: ArrayInput,
+    head: ArrayInput,
+    bias: ArrayInput | None = None,
+    *,
+    temperature: float = 1.0,
+    scale: float = 1.0,
+    softcap: float | None = None,
+) -> FloatArray:
+    """``scale (W h + b) / T``, or ``c tanh(scale (W h + b) / c) / T``; a bias of -inf removes the token."""
+    z = np.asarray(hidden, np.float64) @ np.asarray(head, np.float64).T
+    if bias is not None:
+        z = z + np.asarray(bias, np.float64)
+    z = scale * z
+    if softcap is not None:
+        z = np.where(np.isneginf(z), z, softcap * np.tanh(z / softcap))
+    return np.asarray(z / temperature)
+
+
+def kernel_logits(P: SoftmaxKernel) -> FloatArray:
+    """`logits` of the numbers that a kernel holds."""
+    return logits(P.hidden, P.head, P.bias, temperature=P.temperature, scale=P.scale, softcap=P.softcap or None)
+
+
+def logit_error(P: SoftmaxKernel) -> FloatArray:
+    r"""(n,) bound on the error of a float32 logit, unmasked ones, over each row.
+
+    A product passes through at most ``min(d, 96)`` roundings in its run (and one of its own where the CPU has no fused
+    multiply-add) and one per run after the first; then bias (1), gain (2: the factor and the product), tanh and its
+    factor. Each is relative to something of size at most ``a = scale / T (|W| |h| + |b|)``, tanh being 1-Lipschitz, so
+    ``|error| <= gamma_m a`` with ``gamma_m = m u / (1 - m u)``.
+    """
+    d = P.hidden.shape[1]
+    m = min(d, DEPTH) + -(-d // DEPTH) + 1 + 3 + (2 * TANH_ULP + 2 if P.softcap else 0)
+    size = np.abs(P.hidden).astype(np.float64) @ np.abs(P.head).astype(np.float64).T
+    if P.bias is not None:
+        size = np.where(np.isneginf(P.bias), 0.0, size + np.abs(np.where(np.isneginf(P.bias), 0.0, P.bias)))
+    gamma = m * UNIT / (1 - m * UNIT)
+    return np.asarray(gamma * P.scale / P.temperature * size.max(axis=1, initial=0.0))
+
+
+def log_normalizer(z: FloatArray) -> FloatArray:
+    m = z.max(axis=1)
+    return np.asarray(m + np.log(np.exp(z - m[:, None]).sum(axis=1)))
+
+
+def log_softmax(z: FloatArray) -> FloatArray:
+    return np.asarray(z - log_normalizer(z)[:, None])
+
+
+def expectation(p: FloatArray, x: FloatArray) -> FloatArray:
+    """Row sums of ``p x`` where ``0 · anything`` is 0."""
+    return np.asarray((p * np.where(p > 0, x, 0.0)).sum(axis=1))
+
+
+def entropy(z: FloatArray) -> FloatArray:
+    log_p = log_softmax(z)
+    return expectation(np.exp(log_p), -log_p)
+
+
+def at(x: FloatArray, ids: IntArray) -> FloatArray:
+    """``x[i, ids[i]]``."""
+    return np.asarray(np.take_along_axis(x, ids[:, None], axis=1)[:, 0])
+
+
+def nll(z: FloatArray, targets: IntArray) -> FloatArray:
+    return -at(log_softmax(z), targets)
+
+
+def rank(z: FloatArray, targets: IntArray) -> IntArray:
+    """Tokens with a strictly larger logit."""
+    return np.asarray((z > at(z, targets)[:, None]).sum(axis=1))
+
+
+def top(z: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
+    """Ids by falling probability, ties by rising id, with their log-probabilities; -1 where tokens are masked."""
+    ids = np.argsort(-z, axis=1, kind="stable")[:, :k]
+    log_p = np.take_along_axis(log_softmax(z), ids, axis=1)
+    return np.where(np.isneginf(log_p), -1, ids), log_p
+
+
+def renyi(z: FloatArray, order: float) -> FloatArray:
+    """``log(sum p^a) / (1 - a)`` and its limits; by mpmath where float64 would lose digits."""
+    log_p = log_softmax(z)
+    if order == 0:
+        return np.asarray(np.log((z > -np.inf).sum(axis=1)))
+    if order == 1:
+        return entropy(z)
+    if np.isinf(order):
+        return np.asarray(-log_p.max(axis=1))
+    if abs(order - 1) < 1e-3 or order < 1e-3:
+        return np.array([float(mp_row(row).renyi(order)) for row in z])
+    a_log_p = order * log_p
+    m = a_log_p.max(axis=1)
+    return np.asarray((m + np.log(np.exp(a_log_p - m[:, None]).sum(axis=1))) / (1 - order))
+
+
+def kl(reference: FloatArray, z: FloatArray) -> FloatArray:
+    """``KL(reference row i mod m || row i)``."""
+    reference = np.tile(reference, (len(z) // max(len(reference), 1), 1))
+    log_r, log_p = log_softmax(reference), log_softmax(z)
+    with np.errstate(invalid="ignore"):  # infinity less infinity, and zero times infinity
+        terms = np.exp(log_r) * (log_r - log_p)
+    terms[np.isneginf(log_p)] = np.inf  # however little the reference gives
+    terms[np.isneginf(log_r)] = 0.0
+    return np.asarray(terms.sum(axis=1))
+
+
+def mean_prediction(z: FloatArray, weights: FloatArray | None = None) -> FloatArray:
+    w = np.ones(len(z)) if weights is None else np.asarray(weights, np.float64)
+    return np.asarray(w / w.sum() @ np.exp(log_softmax(z)))
+
+
+@dataclass
+class ExactRow:
+    """One row to 60 digits."""
+
+    log_p: list[Any]  # of the unmasked tokens
+    log_normalizer: Any
+
+    def renyi(self, order: float) -> Any:
+        with mpmath.workdps(60):
+            if order == 0:
+                return mpmath.log(len(self.log_p))
+            if order == 1:
+                return -mpmath.fsum(mpmath.exp(x) * x for x in self.log_p)
+            if order == float("inf"):
+                return -max(self.log_p)
+            return mpmath.log(mpmath.fsum(mpmath.exp(order * x) for x in self.log_p)) / (1 - mpmath.mpf(order))
+
+
+def mp_row(z: FloatArray) -> ExactRow:
+    with mpmath.workdps(60):
+        present = [mpmath.mpf(float(x)) for x in z if x > -np.inf]
+        log_z = mpmath.log(mpmath.fsum(mpmath.exp(x) for x in present))
+        return ExactRow([x - log_z for x in present], log_z)
+
+
+@dataclass
+class Bounds:
+    r"""How far a pass may be from the exact row: (n,) each, to first order in the roundoff, doubled for the rest.
+
+    ``delta`` bounds the error of a logit; a logit's error moves a quantity by that times the quantity's derivatives,
+    summed in absolute value. Writing ``g = m - z >= 0`` for the gap to the largest logit: the difference is rounded, so
+    ``e^{-g}`` carries ``g u`` besides the ``SUM`` of its sum.
+    """
+
+    z: FloatArray
+    delta: FloatArray
+
+    def __post_init__(self) -> None:
+        self.log_p = log_softmax(self.z)
+        self.p = np.exp(self.log_p)
+        m = self.z.max(axis=1, keepdims=True) if self.z.size else np.zeros((len(self.z), 1))
+        self.gap = np.where(self.p > 0, m - self.z, 0.0)
+
+    @property
+    def mean_gap(self) -> FloatArray:
+        return expectation(self.p, self.gap)
+
+    @property
+    def log_normalizer(self) -> FloatArray:
+        return np.asarray(2 * (self.delta + SUM + UNIT * self.mean_gap))
+
+    @property
+    def nll(self) -> FloatArray:
+        """Also of every other log-probability."""
+        return np.asarray(2 * self.delta + self.log_normalizer)
+
+    @property
+    def entropy(self) -> FloatArray:
+        """H = log s - t / s, with dH/dz = -p (log p + H), and t a sum of ``g e^{-g}``."""
+        spread = expectation(self.p, np.abs(self.log_p + entropy(self.z)[:, None]))
+        rounding = SUM * (1 + 2 * self.mean_gap) + UNIT * (3 * self.mean_gap + 2 * expectation(self.p, self.gap**2))
+        return np.asarray(2 * (self.delta * spread + rounding))
+
+    def renyi(self, order: float) -> FloatArray:
+        """With q = p^a / sum p^a: dH_a/dz = a (q - p) / (1 - a)."""
+        if order == 0:
+            return np.zeros(len(self.z))
+        if order == 1:
+            return self.entropy
+        if np.isinf(order):
+            return self.log_normalizer + 2 * self.delta
+        a, away = order, abs(1 - order)
+        log_q = a * self.log_p - a * self.log_p.max(axis=1, keepdims=True)
+        q = np.exp(log_q) / np.exp(log_q).sum(axis=1, keepdims=True)
+        slope = expectation(self.p, np.abs(self.log_p + entropy(self.z)[:, None]))  # the limit at 1
+        if away >= 1e-3:
+            slope = a * np.abs(q - self.p).sum(axis=1) / away
+        sums = SUM + UNIT * self.mean_gap  # of log s
+        if away > 0.5:  # (log P - a log s) / (1 - a), P a sum of e^{-a g}, whose exponent is rounded three times
+            own = SUM + 3 * UNIT * a * expectation(q, self.gap)
+            return np.asarray(2 * (self.delta * slope + (own + a * sums) / away))
+        # log s + log1p(E / s) / (1 - a), E = sum of e^{-g} expm1((1 - a) g): terms of one sign
+        terms = self.p * np.abs(np.expm1((1 - a) * np.minimum(self.gap, 700.0)))
+        total = terms.sum(axis=1)
+        in_terms = (terms * self.gap).sum(axis=1) / np.where(total > 0, total, 1.0)  # mean gap where E comes from
+        relative = SUM + (2 * EXPM1_ULP + 2) * UNIT + UNIT * (1 + 2 * away) * in_terms + sums
+        power = 1 + np.where(a < 1, 1, -1) * total  # P / s
+        return np.asarray(2 * (self.delta * slope + sums + relative * total / power / away))
+
+    def kl(self, reference: Bounds) -> FloatArray:
+        """KL = E_r[zr - z] + log Z - log Zr; the derivatives are p - r in z and r (log r/p - KL) in zr."""
+        r, z = reference.p, np.where(np.isneginf(self.z), reference.z, self.z)  # infinite there, and known exactly
+        gain = np.where(r > 0, reference.z - np.where(r > 0, z, 0.0), 0.0)
+        moved = expectation(r, np.abs(gain - expectation(r, gain)[:, None]))
+        size = np.abs(gain)
+        cross = (2 * SUM + UNIT * reference.mean_gap) * expectation(r, size) + UNIT * expectation(
+            r, size * reference.gap
+        )
+        logs = 2 * SUM + UNIT * (self.mean_gap + reference.mean_gap)
+        return np.asarray(2 * (self.delta * np.abs(self.p - r).sum(axis=1) + reference.delta * moved + cross + logs))
+
+    def mean_prediction(self, weights: FloatArray | None = None) -> FloatArray:
+        """(V,): a probability carries the errors of logit, normaliser and exponent, and a rounded weight."""
+        w = np.ones(len(self.z)) if weights is None else np.asarray(weights, np.float64)
+        log_p = np.where(self.p > 0, self.log_p, 0.0)
+        relative = self.nll[:, None] + 2 * (SUM + UNIT * (1 - log_p))
+        return np.asarray(w / w.sum() @ (self.p * relative))
+
+
+def assert_within(name: str, actual: FloatArray, exact: FloatArray, bound: FloatArray) -> None:
+    """``|actual - exact| <= bound`` everywhere, infinities equal; a failure names the worst place."""
+    actual, exact, bound = (np.asarray(x, np.float64) for x in np.broadcast_arrays(actual, exact, bound))
+    with np.errstate(invalid="ignore"):
+        excess = np.where(actual == exact, 0.0, np.abs(actual - exact) / bound)
+    if not np.all(excess <= 1):  # also where it is NaN
+        i = np.unravel_index(int(np.argmax(np.nan_to_num(excess, nan=np.inf))), excess.shape)
+        place = tuple(int(j) for j in i)
+        raise AssertionError(f"{name}{place}: {actual[i]!r}, exact {exact[i]!r}: {excess[i]:.3g} times {bound[i]:.3g}")
+
+
+@dataclass
+class Case:
+    """A kernel, the bound on the error of its logits, and random numbers for the rest of a test."""
+
+    P: SoftmaxKernel
+    delta: FloatArray
+    rng: np.random.Generator
+
+    def __repr__(self) -> str:
+        return f"Case({self.P!r}, logits within {self.delta.max(initial=0.0):.1e})"
+
+
+LAYOUTS: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "as it is": lambda x: x,
+    "strided rows": lambda x: np.hstack([x, np.full((len(x), 5), np.nan, x.dtype)])[:, : x.shape[1]],
+    "every other row": lambda x: np.repeat(x, 2, axis=0)[::2],
+    "reversed rows": lambda x: x[::-1].copy()[::-1],
+    "columns first": lambda x: np.asfortranarray(x),
+}
+
+
+@st.composite
+def cases(draw: st.DrawFn, max_rows: int = 70) -> Case:
+    """Kernels of any shape, layout and dtype, with every option of a head.
+
+    On a grid, logits are multiples of 1/16 that float32 holds and sums exactly: ties, and no error before the softmax.
+    """
+    n, V, d = draw(st.integers(0, max_rows)), draw(st.integers(1, 300)), draw(st.integers(0, 200))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dtype = draw(st.sampled_from([np.float32, np.float64, np.float16]))
+    layout = LAYOUTS[draw(st.sampled_from(sorted(LAYOUTS)))]
+    bias_kind = draw(st.sampled_from(["none", "finite", "masks"]))
+    on_grid = draw(st.booleans())
+    if on_grid:
+        hidden, head = rng.integers(-2, 3, (n, d)) / 2, rng.integers(-2, 3, (V, d)) / 4
+        bias = rng.integers(-8, 9, V) / 8
+        options: dict[str, Any] = {
+            "scale": draw(st.sampled_from([0.5, 1.0])),
+            "temperature": draw(st.sampled_from([1.0, 2.0])),
+        }
+    else:
+        spread = draw(st.sampled_from([0.0, 1e-3, 1.0, 8.0]))
+        hidden, head = rng.standard_normal((n, d)), spread / np.sqrt(max(d, 1)) * rng.standard_normal((V, d))
+        bias = rng.standard_normal(V)
+        options = {
+            "scale": draw(st.sampled_from([1.0, 0.3])),
+            "temperature": draw(st.sampled_from([1.0, 0.7, 5.0])),
+            "softcap": draw(st.sampled_from([None, 0.5, 30.0])),
+        }
+    if bias_kind == "masks":
+        bias[rng.random(V) < rng.random()] = -np.inf
+        bias[rng.integers(V)] = 0.5
+    P = SoftmaxKernel(
+        layout(hidden.astype(dtype)), layout(head.astype(dtype)), None if bias_kind == "none" else bias, **options
+    )
+    return Case(P, np.zeros(n) if on_grid else logit_error(P), rng)

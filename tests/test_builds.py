@@ -1,0 +1,106 @@
+"""One build per instruction set: which is loaded, what each exports, and that they agree."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import markovlm
+import reference
+from conftest import BUILDS
+from markovlm import SoftmaxKernel, build_info, mean_prediction, softmax_stats
+from markovlm._ext import _cpu
+from reference import Bounds, assert_within
+
+EXTENSIONS = sorted(Path(markovlm.__path__[0], "_ext").glob("_c*.so"))
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter that finds the same package."""
+    paths = [str(Path(markovlm.__path__[0]).parent), os.environ.get("PYTHONPATH", "")]
+    variables = {k: v for k, v in os.environ.items() if k != "MARKOVLM_ISA"}
+    variables |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment}
+    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=120)
+
+
+def test_build_info() -> None:
+    info = build_info()
+    assert set(info) == {"isa", "available", "build_type", "vector_floats", "compiler"}
+    assert info["available"] == [name for name in _cpu.runnable_builds() if name in info["available"]]  # best first
+    print("build type:", info["build_type"])
+
+
+def test_baseline_runs_everywhere() -> None:
+    assert _cpu.runnable_builds()[-1] == "baseline"
+    cores = [path for path in EXTENSIONS if path.name.startswith("_core_")]
+    assert cores
+    if len(cores) > 1:  # a developer's installation has one: the best for this CPU
+        assert "baseline" in BUILDS
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_build_can_be_forced(build: str) -> None:
+    run = python("import markovlm; print(markovlm.build_info()['isa'])", MARKOVLM_ISA=build)
+    assert run.stdout.strip() == build, run.stderr
+
+
+def test_the_best_build_is_the_default() -> None:
+    run = python("import markovlm; print(markovlm.build_info()['isa'])")
+    assert run.stdout.strip() == BUILDS[0], run.stderr
+
+
+@pytest.mark.parametrize("wanted", ["v5", "V4", *sorted({"v4", "v3", "baseline"} - set(BUILDS))])
+def test_a_build_that_cannot_be_had_is_an_error_that_lists_those_that_can(wanted: str) -> None:
+    run = python("import markovlm", MARKOVLM_ISA=wanted)
+    assert run.returncode != 0
+    message = run.stderr.strip().splitlines()[-1]
+    assert "ValueRangeError: MARKOVLM_ISA: expected one of " + ", ".join(BUILDS) in message
+    assert repr(wanted) in message
+
+
+def test_builds_agree() -> None:
+    rng = np.random.default_rng(0)
+    P = SoftmaxKernel(rng.standard_normal((50, 200)), rng.standard_normal((400, 200)) / 8, softcap=20.0)
+    R = SoftmaxKernel(rng.standard_normal((25, 200)), P.head, softcap=20.0)
+    bounds = Bounds(reference.kernel_logits(P), reference.logit_error(P))
+    against = Bounds(np.tile(reference.kernel_logits(R), (2, 1)), np.tile(reference.logit_error(R), 2))
+    results = []
+    for build in BUILDS:
+        core = importlib.import_module(f"markovlm._ext._core_{build}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(markovlm._softmax, "core", core)
+            results.append((softmax_stats(P, orders=(0.5, 2.0), reference=R), mean_prediction(P)))
+    (first, first_mean), *others = results
+    assert first.kl is not None
+    for other, mean in others:
+        assert other.kl is not None
+        assert_within("log_normalizer", other.log_normalizer, first.log_normalizer, 2 * bounds.log_normalizer)
+        assert_within("entropy", other.entropy, first.entropy, 2 * bounds.entropy)
+        assert_within("kl", other.kl, first.kl, 2 * bounds.kl(against))
+        assert_within("mean prediction", mean, first_mean, 2 * bounds.mean_prediction())
+        for order, values in other.renyi.items():
+            assert_within(f"renyi {order}", values, first.renyi[order], 2 * bounds.renyi(order))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a version script is what Linux has")
+@pytest.mark.parametrize("path", EXTENSIONS, ids=lambda path: path.name.partition(".")[0])
+def test_an_extension_exports_its_entry_point_alone(path: Path) -> None:
+    """Weak symbols of two builds would otherwise be shared, and one of them would run on the wrong CPU."""
+    listing = subprocess.run(["nm", "-D", "--defined-only", path], capture_output=True, text=True, check=True).stdout
+    symbols = [line.split()[-1] for line in listing.splitlines()]
+    if path.name.startswith("_cpu."):  # compiled without any flag: what it shares runs anywhere
+        assert "PyInit__cpu" in symbols
+    else:
+        assert symbols == [f"PyInit_{path.name.partition('.')[0]}"]
+
+
+def test_import_is_light() -> None:
+    heavy = ("torch", "transformers", "typer", "rich", "jinja2", "pandas", "matplotlib", "safetensors", "gguf")
+    run = python(f"import sys, markovlm; print([name for name in {heavy} if name in sys.modules])")
+    assert run.stdout.strip() == "[]", run.stdout + run.stderr

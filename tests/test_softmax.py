@@ -1,0 +1,240 @@
+"""The fused pass against explicit float64 logits, on every build of the core, within derived bounds; and its laws."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import reference
+from markovlm import SoftmaxKernel, SoftmaxStats, softmax_stats
+from markovlm.typing import IntArray
+from reference import Bounds, Case, assert_within, cases
+
+pytestmark = pytest.mark.usefixtures("core")
+
+ORDERS = (0.0, 0.25, 0.5, 0.9, 1.0, 1.5, 2.0, 7.0, np.inf)
+NAMES = ("log_normalizer", "entropy", "nll", "rank", "top_ids", "top_log_probs", "log_probs", "kl")
+
+
+def some_targets(case: Case) -> IntArray:
+    """Random tokens, masked ones among them, a tenth ignored."""
+    n, V = case.P.shape
+    return np.where(case.rng.random(n) < 0.1, -100, case.rng.integers(0, V, n)).astype(np.int64)
+
+
+def everything(P: SoftmaxKernel, rng: np.random.Generator, **more: Any) -> SoftmaxStats:
+    n, V = P.shape
+    targets, token_ids = rng.integers(0, V, n), rng.integers(0, V, (n, 3))
+    return softmax_stats(P, targets, ORDERS, min(V, 5), token_ids, **more)
+
+
+def assert_same_bits(one: SoftmaxStats, other: SoftmaxStats, rows: IntArray | slice = slice(None)) -> None:
+    """``one[rows]`` is ``other``."""
+    for name in NAMES:
+        a, b = getattr(one, name), getattr(other, name)
+        assert (a is None) == (b is None)
+        if a is not None:
+            np.testing.assert_array_equal(a[rows], b, err_msg=name)
+    for order, values in one.renyi.items():
+        np.testing.assert_array_equal(values[rows], other.renyi[order], err_msg=f"renyi {order}")
+
+
+@given(case=cases())
+@settings(max_examples=120)
+def test_every_statistic_is_within_its_bound(case: Case) -> None:
+    P, z = case.P, reference.kernel_logits(case.P)
+    (n, V), bounds = P.shape, Bounds(z, case.delta)
+    targets, token_ids = some_targets(case), case.rng.integers(0, V, (n, 4))
+    k = int(case.rng.integers(0, V + 1))
+    s = softmax_stats(P, targets, ORDERS, k, token_ids, num_threads=2)
+
+    assert_within("log_normalizer", s.log_normalizer, reference.log_normalizer(z), bounds.log_normalizer)
+    assert_within("entropy", s.entropy, reference.entropy(z), bounds.entropy)
+    for order in ORDERS:
+        assert_within(f"renyi {order}", s.renyi[order], reference.renyi(z, order), bounds.renyi(order))
+
+    known, safe = targets != -100, np.maximum(targets, 0)
+    assert s.nll is not None
+    assert s.rank is not None
+    assert_within("nll", s.nll[known], reference.nll(z, safe)[known], bounds.nll[known])
+    assert np.isnan(s.nll[~known]).all()
+    assert (s.rank[~known] == -1).all()
+    for sign in (-1, 1):  # logits that differ by more than their errors are told apart
+        bar = reference.at(z, safe)[:, None] + sign * 2 * case.delta[:, None]
+        count = (z > bar).sum(axis=1)[known]
+        assert np.all(sign * count <= sign * s.rank[known])
+
+    assert s.log_probs is not None
+    exact = np.take_along_axis(reference.log_softmax(z), token_ids, axis=1)
+    assert_within("log_probs", s.log_probs, exact, bounds.nll[:, None])
+    if k:
+        assert s.top_ids is not None
+        assert s.top_log_probs is not None
+        ids, log_probs = reference.top(z, k)
+        assert_within("top_log_probs", s.top_log_probs, log_probs, bounds.nll[:, None])
+        np.testing.assert_array_equal(s.top_ids == -1, ids == -1)
+        at_ids = np.where(ids < 0, -np.inf, np.take_along_axis(z, np.maximum(s.top_ids, 0), axis=1))
+        assert_within(
+            "logits of top_ids", at_ids, reference.log_normalizer(z)[:, None] + log_probs, bounds.nll[:, None]
+        )
+        if not case.delta.any():
+            np.testing.assert_array_equal(s.top_ids, ids)
+    else:
+        assert s.top_ids is None
+
+
+@given(first=cases(max_rows=20), second=cases(max_rows=20), groups=st.integers(1, 4))
+def test_kl_is_within_its_bound(first: Case, second: Case, groups: int) -> None:
+    V = min(first.P.shape[1], second.P.shape[1])
+    m = min(first.P.shape[0], second.P.shape[0] // groups)
+    kernels = [
+        SoftmaxKernel(
+            Q.hidden[:rows], Q.head[:V], bias, temperature=Q.temperature, scale=Q.scale, softcap=Q.softcap or None
+        )
+        for Q, rows, bias in ((first.P, m, first.P.bias), (second.P, m * groups, second.P.bias))
+        for bias in [None if bias is None or not np.isfinite(bias[:V]).any() else bias[:V]]
+    ]
+    R, P = kernels
+    zr, z = map(reference.kernel_logits, kernels)
+    got = softmax_stats(P, reference=R).kl
+    assert got is not None
+    assert np.all(got >= 0)
+    bounds = Bounds(z, second.delta[: m * groups])
+    against = Bounds(np.tile(zr, (groups, 1)), np.tile(first.delta[:m], groups))
+    assert_within("kl", got, reference.kl(zr, z), bounds.kl(against))
+
+
+@given(case=cases())
+def test_laws(case: Case) -> None:
+    P, rng = case.P, case.rng
+    n, V = P.shape
+    bounds = Bounds(reference.kernel_logits(P), case.delta)
+    s = softmax_stats(P, orders=ORDERS, top_k=V, token_ids=np.arange(V))
+    assert s.log_probs is not None
+    assert s.top_ids is not None
+    assert s.top_log_probs is not None
+    support = (~np.isneginf(s.log_probs)).sum(axis=1)
+    assert np.all(s.entropy >= 0)
+    assert np.all(s.entropy <= np.log(support) + bounds.entropy)
+    assert_within("total mass", np.exp(s.log_probs).sum(axis=1), np.ones(n), 2 * bounds.nll)
+    np.testing.assert_array_equal(s.renyi[1.0], s.entropy)
+    np.testing.assert_array_equal(s.renyi[0.0], np.log(support))
+    np.testing.assert_array_equal(s.renyi[np.inf], -s.log_probs.max(axis=1))
+    for low, high in itertools.pairwise(ORDERS):  # falls with the order
+        assert np.all(s.renyi[high] <= s.renyi[low] + bounds.renyi(low) + bounds.renyi(high))
+    top = np.where(s.top_ids < 0, -np.inf, np.take_along_axis(s.log_probs, np.maximum(s.top_ids, 0), axis=1))
+    np.testing.assert_array_equal(s.top_log_probs, top)
+    assert np.all(s.top_log_probs[:, :-1] >= s.top_log_probs[:, 1:])
+    targets = rng.integers(0, V, n)
+    t = softmax_stats(P, targets)
+    assert t.nll is not None
+    assert np.all(t.nll >= -bounds.nll)
+    np.testing.assert_array_equal(-t.nll, reference.at(s.log_probs, targets))
+
+
+@given(case=cases())
+def test_order_of_tokens_does_not_matter(case: Case) -> None:
+    P, permutation = case.P, case.rng.permutation(case.P.shape[1])
+    bounds = Bounds(reference.kernel_logits(P), case.delta)
+    bias = None if P.bias is None else P.bias[permutation]
+    Q = SoftmaxKernel(P.hidden, P.head[permutation], bias, P.temperature, P.scale, P.softcap or None)
+    a, b = softmax_stats(P, orders=ORDERS), softmax_stats(Q, orders=ORDERS)
+    assert_within("entropy", a.entropy, b.entropy, 2 * bounds.entropy)
+    for order in ORDERS:
+        assert_within(f"renyi {order}", a.renyi[order], b.renyi[order], 2 * bounds.renyi(order))
+
+
+@given(case=cases(), shift=st.sampled_from([-50.0, 0.125, 1000.0]))
+def test_a_constant_added_to_all_logits_does_not_matter(case: Case, shift: float) -> None:
+    P = case.P
+    bias = np.zeros(P.shape[1]) if P.bias is None else P.bias
+    moved = SoftmaxKernel(P.hidden, P.head, bias + shift, P.temperature, P.scale)
+    still = SoftmaxKernel(P.hidden, P.head, bias, P.temperature, P.scale)
+    a, b = softmax_stats(still), softmax_stats(moved)
+    x, y = (Bounds(reference.kernel_logits(Q), reference.logit_error(Q)) for Q in (still, moved))
+    assert_within("entropy", b.entropy, a.entropy, x.entropy + y.entropy)
+    exact = a.log_normalizer + P.scale * shift / P.temperature
+    assert_within("log_normalizer", b.log_normalizer, exact, x.log_normalizer + y.log_normalizer)
+
+
+@given(case=cases())
+def test_a_temperature_divides_the_states(case: Case) -> None:
+    P = case.P  # powers of 2: not a bit changes
+    hot = SoftmaxKernel(P.hidden, P.head, temperature=4.0, scale=0.5)
+    seed = int(case.rng.integers(2**32))
+    scaled = SoftmaxKernel(P.hidden / 8, P.head)
+    assert_same_bits(everything(hot, np.random.default_rng(seed)), everything(scaled, np.random.default_rng(seed)))
+
+
+def kernel(n: int, V: int, d: int, seed: int = 0, **options: Any) -> SoftmaxKernel:
+    rng = np.random.default_rng(seed)
+    return SoftmaxKernel(rng.standard_normal((n, d)), rng.standard_normal((V, d)), **options)
+
+
+@pytest.mark.parametrize(("n", "V", "d"), [(1, 1, 1), (5, 500, 7), (600, 131, 17), (1025, 97, 97)])
+def test_same_bits_for_any_number_of_threads(n: int, V: int, d: int) -> None:
+    P, R = kernel(n, V, d), kernel(n // 5 or 1, V, d, seed=1)
+    runs = [
+        everything(P, np.random.default_rng(0), reference=R if n % 5 == 0 else None, num_threads=threads)
+        for threads in (1, 2, 3, 7)
+    ]
+    for run in runs[1:]:
+        assert_same_bits(runs[0], run)
+
+
+def test_a_row_depends_on_the_others_by_no_more_than_rounding() -> None:
+    """Rows that are packed together share an order of summation; nothing else of one reaches another."""
+    P, rng = kernel(150, 301, 130, softcap=9.0), np.random.default_rng(0)
+    bounds = Bounds(reference.kernel_logits(P), reference.logit_error(P))
+    targets, ids = rng.integers(0, 301, 150), rng.integers(0, 301, (150, 2))
+    every = softmax_stats(P, targets, ORDERS, 4, ids)
+    for rows in ([0], [149], [3, 74, 9], rng.permutation(150), np.repeat([5, 6], 40)):
+        part = softmax_stats(P[rows], targets[rows], ORDERS, 4, ids[rows])
+        for name in ("log_normalizer", "entropy", "nll"):
+            limit = 2 * getattr(bounds, name)[rows]
+            assert_within(name, getattr(part, name), getattr(every, name)[rows], limit)
+        for order in ORDERS:
+            limit = 2 * bounds.renyi(order)[rows]
+            assert_within(f"renyi {order}", part.renyi[order], every.renyi[order][rows], limit)
+    whole_panels = slice(0, 128)  # of 8, 16 or 32 rows
+    assert_same_bits(every, softmax_stats(P[:128], targets[:128], ORDERS, 4, ids[:128]), whole_panels)
+
+
+def test_groups_of_rows_against_one_reference() -> None:
+    P, R = kernel(1590, 40, 5), kernel(530, 40, 5, seed=1)
+    together = softmax_stats(P, reference=R, num_threads=1)
+    z, zr = reference.kernel_logits(P), reference.kernel_logits(R)
+    bounds = Bounds(z, reference.logit_error(P))
+    bound = bounds.kl(Bounds(np.tile(zr, (3, 1)), np.tile(reference.logit_error(R), 3)))
+    assert together.kl is not None
+    assert_within("kl", together.kl, reference.kl(zr, z), bound)
+    assert_within("entropy", together.entropy, reference.entropy(z), bounds.entropy)
+    for j in range(3):
+        part = softmax_stats(P[530 * j : 530 * j + 530], reference=R)
+        np.testing.assert_array_equal(together.kl[530 * j : 530 * j + 530], part.kl)
+    own = softmax_stats(R, reference=R).kl
+    assert_within("kl with itself", own, np.zeros(530), Bounds(zr, np.zeros(530)).kl(Bounds(zr, np.zeros(530))))  # type: ignore[arg-type]
+
+
+def test_ignored_targets_and_shared_tokens() -> None:
+    P = kernel(4, 9, 3)
+    s = softmax_stats(P, [0, 7, 7, 8], ignore_index=7)
+    assert s.nll is not None
+    assert s.rank is not None
+    np.testing.assert_array_equal(np.isnan(s.nll), [False, True, True, False])
+    np.testing.assert_array_equal(s.rank < 0, [False, True, True, False])
+    shared = softmax_stats(P, token_ids=np.arange(9)[::-1]).log_probs
+    each = softmax_stats(P, token_ids=np.tile(np.arange(9)[::-1], (4, 1))).log_probs
+    np.testing.assert_array_equal(shared, each)
+    assert softmax_stats(P, token_ids=[]).log_probs.shape == (4, 0)  # type: ignore[union-attr]
+
+
+def test_logits_of_a_kernel_are_the_definition() -> None:
+    bias = np.array([0.5, -np.inf, 0.0])
+    P = kernel(3, 3, 4, bias=bias, temperature=0.7, scale=0.3, softcap=0.9)
+    np.testing.assert_allclose(P.logits(), reference.kernel_logits(P), rtol=2**-50)
