@@ -115,15 +115,10 @@ def contenders(case: str, arrays: Arrays) -> list[Contender]:
             np.matmul(part, head.T, out=out[: len(part)])
         return {}
 
-    def mean_prediction(rows: int | None) -> Answer:
-        mk.mean_prediction(P[:rows], log_normalizer=normalizers[:rows])
-        return {}
-
-    normalizers = mk.softmax_stats(P).log_normalizer
     found = [
         Contender("markovlm", ours()),
         Contender("markovlm + 2 Rényi orders + top 5", ours(orders=[0.5, 2.0], top_k=5)),
-        Contender("markovlm mean prediction", mean_prediction, "no entropy"),
+        Contender("markovlm + mean prediction", ours(mean=True)),
         *(Contender(f"torch eager, {c} rows at a time", in_chunks(eager, c)) for c in (64, 256, 1024)),
         *(Contender(f"torch.compile, {c} rows at a time", in_chunks(compiled(), c)) for c in (256, 1024)),
         Contender("torch mm, 512 rows at a time", torch_product(512), "the product alone"),

@@ -117,13 +117,13 @@ def test_rows_are_evenly_spread(kept: int, wanted: int) -> None:
         np.testing.assert_array_equal(value, getattr(curves, name), err_msg=name)
 
 
-def test_progress_rises_to_both_passes_over_all_layers() -> None:
+def test_progress_rises_over_all_layers() -> None:
     calls: list[tuple[int, int]] = []
     layer_curves(features(), progress=lambda done, total: calls.append((done, total)))
     done, totals = zip(*calls, strict=True)
-    assert set(totals) == {2 * 4 * N}
+    assert set(totals) == {4 * N}
     assert list(done) == sorted(done)
-    assert done[-1] == 2 * 4 * N
+    assert done[-1] == 4 * N
 
 
 def test_refused() -> None:

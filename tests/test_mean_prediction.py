@@ -52,13 +52,11 @@ def test_information_lies_between_zero_and_log_n(case: Case) -> None:
 
 
 @given(case=cases())
-def test_equal_weights_and_known_normalisers_change_nothing(case: Case) -> None:
+def test_equal_weights_change_nothing_and_one_row_is_its_own_mean(case: Case) -> None:
     P, n = case.P, case.P.shape[0]
     if n == 0:
         return
     plain = mean_prediction(P)
-    known = mean_prediction(P, log_normalizer=softmax_stats(P).log_normalizer)
-    np.testing.assert_array_equal(plain, known)
     np.testing.assert_allclose(mean_prediction(P, np.full(n, 7)), plain, rtol=4 * reference.UNIT, atol=TINY)
     one = np.zeros(n)
     one[n // 2] = 1e308
@@ -72,15 +70,37 @@ def kernel(n: int, V: int, d: int, **options: Any) -> SoftmaxKernel:
     return SoftmaxKernel(rng.standard_normal((n, d)), rng.standard_normal((V, d)), **options)
 
 
-@pytest.mark.parametrize(("n", "V", "d"), [(1, 1, 1), (40, 700, 5), (300, 99, 9000)])  # the last: more than one block
+@pytest.mark.parametrize(("n", "V", "d"), [(1, 1, 1), (40, 700, 5), (1300, 99, 300)])  # the last: more than one block
 def test_same_bits_for_any_number_of_threads(n: int, V: int, d: int) -> None:
     P = kernel(n, V, d, temperature=np.sqrt(d))
-    log_normalizer = softmax_stats(P).log_normalizer
-    runs = [mean_prediction(P, log_normalizer=log_normalizer, num_threads=threads) for threads in (1, 2, 3, 7)]
+    runs = [mean_prediction(P, num_threads=threads) for threads in (1, 2, 3, 7)]
     for run in runs[1:]:
         np.testing.assert_array_equal(runs[0], run)
     bound = Bounds(reference.kernel_logits(P), reference.logit_error(P)).mean_prediction()
     assert_within("mean prediction", runs[0], reference.mean_prediction(reference.kernel_logits(P)), bound)
+
+
+def test_groups_have_means_of_their_own_and_all_else_stays_as_it_is() -> None:
+    P, R = kernel(1100, 97, 6), kernel(275, 97, 6)  # contexts and groups both in more than one block
+    weights = np.random.default_rng(1).random(275)
+    s, without = softmax_stats(P, reference=R, mean=True, weights=weights), softmax_stats(P, reference=R)
+    for name in ("log_normalizer", "entropy", "kl"):
+        np.testing.assert_array_equal(getattr(s, name), getattr(without, name))
+    assert s.mean is not None
+    assert s.mean.shape == (4, 97)
+    z = reference.kernel_logits(P)
+    bounds = Bounds(z, reference.logit_error(P))
+    for j, mean in enumerate(s.mean):
+        rows = slice(275 * j, 275 * (j + 1))
+        part = Bounds(z[rows], bounds.delta[rows])
+        assert_within("mean", mean, reference.mean_prediction(z[rows], weights), part.mean_prediction(weights))
+
+
+def test_a_vocabulary_too_large_for_a_slab_of_many_rows() -> None:
+    P = SoftmaxKernel(np.array([[0.0], [0.5], [1.0]]), np.linspace(-9, 9, 1_700_000)[:, None])
+    z = reference.kernel_logits(P)
+    bound = Bounds(z, reference.logit_error(P)).mean_prediction()
+    assert_within("mean prediction", mean_prediction(P), reference.mean_prediction(z), bound)
 
 
 def test_errors_do_not_grow_with_the_number_of_contexts() -> None:

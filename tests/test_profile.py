@@ -159,7 +159,7 @@ def test_progress_reaches_the_end_and_never_falls(features: mk.Features) -> None
     assert len({total for _, total in seen}) == 1
     done = [d for d, _ in seen]
     assert done == sorted(done)
-    assert seen[-1][0] == seen[-1][1] == 2 * 60 + 2 * 3 * 20
+    assert seen[-1][0] == seen[-1][1] == 60 + 3 * 20
 
 
 def test_cost_counts_the_forward_pass(profile: mk.Profile) -> None:

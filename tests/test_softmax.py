@@ -188,7 +188,7 @@ def test_same_bits_for_any_number_of_threads(n: int, V: int, d: int) -> None:
 
 
 def test_a_row_depends_on_the_others_by_no_more_than_rounding() -> None:
-    """Rows that are packed together share an order of summation; nothing else of one reaches another."""
+    """All rows share an order of summation; nothing else of one reaches another."""
     P, rng = kernel(150, 301, 130, softcap=9.0), np.random.default_rng(0)
     bounds = Bounds(reference.kernel_logits(P), reference.logit_error(P))
     targets, ids = rng.integers(0, 301, 150), rng.integers(0, 301, (150, 2))
@@ -201,8 +201,8 @@ def test_a_row_depends_on_the_others_by_no_more_than_rounding() -> None:
         for order in ORDERS:
             limit = 2 * bounds.renyi(order)[rows]
             assert_within(f"renyi {order}", part.renyi[order], every.renyi[order][rows], limit)
-    whole_panels = slice(0, 128)  # of 8, 16 or 32 rows
-    assert_same_bits(every, softmax_stats(P[:128], targets[:128], ORDERS, 4, ids[:128]), whole_panels)
+    for rows in (rng.permutation(150), np.concatenate([np.arange(150), rng.integers(0, 150, 700)])):
+        assert_same_bits(every, softmax_stats(P[rows], targets[rows], ORDERS, 4, ids[rows]), rows)
 
 
 def test_groups_of_rows_against_one_reference() -> None:
@@ -215,8 +215,8 @@ def test_groups_of_rows_against_one_reference() -> None:
     assert_within("kl", together.kl, reference.kl(zr, z), bound)
     assert_within("entropy", together.entropy, reference.entropy(z), bounds.entropy)
     for j in range(3):
-        part = softmax_stats(P[530 * j : 530 * j + 530], reference=R)
-        np.testing.assert_array_equal(together.kl[530 * j : 530 * j + 530], part.kl)
+        rows = slice(530 * j, 530 * j + 530)
+        assert_within("kl of one group", softmax_stats(P[rows], reference=R).kl, together.kl[rows], 2 * bound[rows])
     own = softmax_stats(R, reference=R).kl
     assert_within("kl with itself", own, np.zeros(530), Bounds(zr, np.zeros(530)).kl(Bounds(zr, np.zeros(530))))  # type: ignore[arg-type]
 

@@ -24,10 +24,10 @@ class StopToken {
     const std::atomic<bool>* flag_;
 };
 
-// Calls body(block, stop) once for each block in [0, num_blocks) from up to num_threads threads. `watch(done)` runs in
-// the calling thread every few tens of milliseconds and once at the end; an exception from it, or from a body, stops
-// the other blocks and is rethrown here. Bodies must write to disjoint places: then the result cannot depend on
-// num_threads.
+// Calls body(block, worker, stop) once for each block in [0, num_blocks) from up to num_threads threads; `worker`,
+// below num_threads, says which thread it is, for scratch memory. `watch(done)` runs in the calling thread every few
+// tens of milliseconds and once at the end; an exception from it, or from a body, stops the other blocks and is
+// rethrown here. Bodies must write to disjoint places: then the result cannot depend on num_threads.
 template <class Body, class Watch>
 void parallel_blocks(Index num_blocks, int num_threads, Body&& body, Watch&& watch) {
     std::atomic<Index> next{0}, done{0};
@@ -42,9 +42,9 @@ void parallel_blocks(Index num_blocks, int num_threads, Body&& body, Watch&& wat
         if (!failure) failure = std::move(error);
         stop = true;
     };
-    const auto work = [&] {
+    const auto work = [&](int worker) {
         try {
-            for (Index block; !stop && (block = next++) < num_blocks; ++done) body(block, StopToken(stop));
+            for (Index block; !stop && (block = next++) < num_blocks; ++done) body(block, worker, StopToken(stop));
         } catch (...) {
             fail(std::current_exception());
         }
@@ -56,7 +56,7 @@ void parallel_blocks(Index num_blocks, int num_threads, Body&& body, Watch&& wat
     const int wanted = running;
     for (int i = 0; i < wanted; ++i) {
         try {
-            threads.emplace_back(work);
+            threads.emplace_back(work, i);
         } catch (...) {  // out of threads: go on with those we have
             const std::lock_guard lock(mutex);
             running -= wanted - i;
@@ -65,7 +65,7 @@ void parallel_blocks(Index num_blocks, int num_threads, Body&& body, Watch&& wat
     }
     if (threads.empty() && wanted > 0) {
         running = 1;
-        work();
+        work(0);
     }
     for (std::unique_lock lock(mutex);
          !finished.wait_for(lock, std::chrono::milliseconds(50), [&] { return running == 0; });) {

@@ -1,6 +1,5 @@
 #include "bind/arrays.hpp"
 #include "bind/register.hpp"
-#include "softmax/mean.hpp"
 #include "softmax/stats.hpp"
 
 #include <pybind11/functional.h>
@@ -38,8 +37,8 @@ void require(bool condition, const char* what) {
 
 py::dict stats(const Array<float>& hidden, const HeadArguments& head, const std::optional<Array<Index>>& targets,
                const std::vector<double>& orders, Index top_k, const std::optional<Array<Index>>& token_ids,
-               const std::optional<std::pair<Array<float>, HeadArguments>>& reference, int num_threads,
-               const py::object& progress) {
+               const std::optional<std::pair<Array<float>, HeadArguments>>& reference, bool mean,
+               const std::optional<Array<double>>& weights, int num_threads, const py::object& progress) {
     StatsRequest request;
     request.hidden = matrix(hidden);
     request.head = make_head(head);
@@ -79,23 +78,12 @@ py::dict stats(const Array<float>& hidden, const HeadArguments& head, const std:
                 "reference does not fit");
         allocate("kl", {n}, result.kl);
     }
+    if (mean) {
+        request.weights = vector(weights, request.contexts());
+        allocate("mean", {request.groups(), request.head.vocabulary()}, result.mean);
+    }
     run_interruptible(n, progress, [&](const Watch& watch) { softmax_stats(request, result, num_threads, watch); });
     return out;
-}
-
-py::array_t<double> mean(const Array<float>& hidden, const HeadArguments& head, const Array<double>& log_normalizer,
-                         const std::optional<Array<double>>& weights, int num_threads, const py::object& progress) {
-    MeanRequest request;
-    request.hidden = matrix(hidden);
-    request.head = make_head(head);
-    require(request.hidden.cols == request.head.width(), "hidden and head differ in width");
-    request.log_normalizer = vector<double>(log_normalizer, request.hidden.rows);
-    request.weights = vector(weights, request.hidden.rows);
-    py::array_t<double> result(request.head.vocabulary());
-    double* data = result.mutable_data();
-    run_interruptible(request.hidden.rows, progress,
-                      [&](const Watch& watch) { mean_prediction(request, data, num_threads, watch); });
-    return result;
 }
 
 // (row, column) of the first element that is NaN or infinite, or none. Sums of x * 0 are NaN exactly when there is one,
@@ -137,9 +125,7 @@ py::array_t<float> elementwise(const Array<float>& x) {
 void register_softmax(py::module_& module) {
     using namespace py::literals;
     module.def("softmax_stats", &stats, "hidden"_a, "head"_a, "targets"_a, "orders"_a, "top_k"_a, "token_ids"_a,
-               "reference"_a, "num_threads"_a, "progress"_a);
-    module.def("mean_prediction", &mean, "hidden"_a, "head"_a, "log_normalizer"_a, "weights"_a, "num_threads"_a,
-               "progress"_a);
+               "reference"_a, "mean"_a, "weights"_a, "num_threads"_a, "progress"_a);
     module.def("first_non_finite", &first_non_finite, "array"_a);
     // For the tests against mpmath: the vector functions on a plain array.
     module.def("vector_exp", &elementwise<exp>, "x"_a);

@@ -1,9 +1,9 @@
 // Tiles of logits: the one place that multiplies states by a head.
 //
-// Contexts lie across the lanes of the vectors ("panels" of kLanes contexts), tokens along memory. So the head is read
-// in place, row by row, without packing; reductions over the vocabulary are vertical, one lane per context; and a tile
-// of kTile tokens is reduced while it is in L1. A logit is summed in an order that its panel fixes: the same panel and
-// token give the same bits in every pass, tile and thread.
+// Contexts lie across the lanes of the vectors ("panels" of kLanes contexts), tokens along memory. So reductions over
+// the vocabulary are vertical, one lane per context. A piece of the head is packed once for all panels of a block of
+// contexts and then multiplied from the cache. A logit is summed in an order that the pass fixes: the same context and
+// token give the same bits in every tile and thread.
 #pragma once
 
 #include "base/types.hpp"
@@ -20,8 +20,8 @@
 namespace markovlm {
 
 constexpr int kLanes = 2 * kWidth;              // contexts per panel: two vectors
-constexpr int kTokens = kWidth == 16 ? 12 : 6;  // head rows per register tile: fills 16 or 32 vector registers
-constexpr int kTile = 96;                       // tokens per tile of logits: (kTile, kLanes) floats stay in L1
+constexpr int kTokens = kWidth == 16 ? 12 : 6;  // tokens per register tile: fills 16 or 32 vector registers
+constexpr int kTile = 96;                       // tokens per tile of logits
 constexpr int kDepth = 96;                      // terms summed in one run of float32, then added to the logit
 static_assert(kTile % kTokens == 0);
 
@@ -35,97 +35,121 @@ struct Head {
     Index width() const { return weight.cols; }
 };
 
-struct Panel {
-    const float* states;        // (d, kLanes), its rows in the order of summation
-    const std::int32_t* order;  // (d,) which component of the states each row is
-};
-
-// Panels of up to kLanes contexts, transposed; missing lanes repeat the first context, so that no lane is special.
-//
 // Components are summed from small to large. States of language models have a few components far larger than the rest,
 // and every term that follows such a one is rounded at its size. Within a run of the head's memory, and among the runs,
 // the large ones therefore come last: on SmolLM2 logits are three times more accurate by that, at no cost.
-class Panels {
+class SummationOrder {
   public:
-    Panels(Index count, Index width) : width_(width), states_(count * width * kLanes), order_(count * width) {}
-
-    Panel operator[](Index p) const { return {states_.data() + p * width_ * kLanes, order_.data() + p * width_}; }
-
-    void pack(Index p, const MatrixView<float>& hidden, Index first, Index count) {
-        using Rows = Eigen::Array<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-        const Eigen::Map<const Rows, 0, Eigen::OuterStride<>> states(hidden.row(first), count, width_,
-                                                                     Eigen::OuterStride<>(hidden.stride));
-        std::int32_t* order = order_.data() + p * width_;
-        sort_by_size(states.abs().colwise().maxCoeff(), order);
-        float* out = states_.data() + p * width_ * kLanes;
-        for (Index j = 0; j < width_; ++j)
-            for (Index i = 0; i < kLanes; ++i) out[j * kLanes + i] = states(i < count ? i : 0, order[j]);
-    }
-
-  private:
-    void sort_by_size(const Eigen::ArrayXf& size, std::int32_t* order) const {
+    explicit SummationOrder(const MatrixView<float>& hidden) : order_(static_cast<std::size_t>(hidden.cols)) {
+        Eigen::ArrayXf size = Eigen::ArrayXf::Zero(hidden.cols);
+        for (Index i = 0; i < hidden.rows; ++i)
+            size = size.max(Eigen::Map<const Eigen::ArrayXf>(hidden.row(i), hidden.cols).abs());
         std::vector<std::pair<float, Index>> runs;  // the largest component in each, and where it begins
-        for (Index begin = 0; begin < width_; begin += kDepth)
-            runs.emplace_back(size.segment(begin, std::min<Index>(kDepth, width_ - begin)).maxCoeff(), begin);
+        for (Index begin = 0; begin < hidden.cols; begin += kDepth)
+            runs.emplace_back(size.segment(begin, std::min<Index>(kDepth, hidden.cols - begin)).maxCoeff(), begin);
         std::sort(runs.begin(), runs.end());
+        auto out = order_.begin();
         for (const auto& [largest, begin] : runs) {
-            std::int32_t* end = order + std::min<Index>(kDepth, width_ - begin);
-            std::iota(order, end, static_cast<std::int32_t>(begin));
-            std::sort(order, end,
+            const auto end = out + std::min<Index>(kDepth, hidden.cols - begin);
+            std::iota(out, end, static_cast<std::int32_t>(begin));
+            std::sort(out, end,
                       [&](std::int32_t a, std::int32_t b) { return std::pair(size[a], a) < std::pair(size[b], b); });
-            order = end;
+            out = end;
         }
     }
 
-    Index width_;
+    Index width() const { return static_cast<Index>(order_.size()); }
+    std::int32_t operator[](Index j) const { return order_[static_cast<std::size_t>(j)]; }
+    const std::int32_t* from(Index j) const { return order_.data() + j; }
+
+  private:
+    std::vector<std::int32_t> order_;
+};
+
+// Panels of up to kLanes contexts, transposed, components in the order of summation; missing lanes repeat the first
+// context, so that no lane is special.
+class Panels {
+  public:
+    Panels(Index count, const SummationOrder& order)
+        : order_(order), count_(count), states_(count * order.width() * kLanes) {}
+
+    Index count() const { return count_; }
+    const float* operator[](Index p) const { return states_.data() + p * order_.width() * kLanes; }  // (d, kLanes)
+
+    void pack(Index p, const MatrixView<float>& hidden, Index first, Index count) {
+        float* out = states_.data() + p * order_.width() * kLanes;
+        for (Index j = 0; j < order_.width(); ++j)
+            for (Index i = 0; i < kLanes; ++i) out[j * kLanes + i] = hidden.row(first + (i < count ? i : 0))[order_[j]];
+    }
+
+  private:
+    const SummationOrder& order_;
+    Index count_;
     AlignedBuffer<float> states_;
-    AlignedBuffer<std::int32_t> order_;
 };
 
 class LogitTile {
   public:
-    explicit LogitTile(const Head& head)
+    static constexpr Index kPackedSize = kTile * kDepth;  // floats of scratch memory that a caller provides
+    static constexpr Index kSize = kTile * kLanes;        // floats of one panel's tile
+
+    LogitTile(const Head& head, const SummationOrder& order)
         : head_(head),
+          order_(order),
           gain_(static_cast<float>(head.softcap > 0 ? head.scale / head.softcap : head.scale / head.temperature)),
           cap_(static_cast<float>(head.softcap / head.temperature)) {}
 
-    // Logits of `count` <= kTile consecutive tokens for one panel, into z: (kTile, kLanes).
-    void operator()(const Panel& panel, Index first_token, Index count, float* z) const {
-        produce(panel, count, z, [=](Index i) { return first_token + i; });
+    // Logits of `count` <= kTile consecutive tokens for `panels` consecutive panels: z is (panels, kTile, kLanes).
+    void operator()(const float* states, Index panels, Index first_token, Index count, float* packed, float* z) const {
+        produce(states, panels, count, packed, z, [=](Index i) { return first_token + i; });
     }
     // The same for the tokens ids[0 .. count).
-    void operator()(const Panel& panel, const Index* ids, Index count, float* z) const {
-        produce(panel, count, z, [=](Index i) { return ids[i]; });
+    void operator()(const float* states, Index panels, const Index* ids, Index count, float* packed, float* z) const {
+        produce(states, panels, count, packed, z, [=](Index i) { return ids[i]; });
     }
 
   private:
     template <class Token>
-    void produce(const Panel& panel, Index count, float* z, Token token) const {
+    void produce(const float* states, Index panels, Index count, float* packed, float* z, Token token) const {
         const float* rows[kTile];
-        const Index groups = (count + kTokens - 1) / kTokens;
+        const Index groups = (count + kTokens - 1) / kTokens, width = head_.width();
         for (Index i = 0; i < groups * kTokens; ++i) rows[i] = head_.weight.row(token(std::min(i, count - 1)));
-        for (Index k = 0; k == 0 || k < head_.width(); k += kDepth) {  // once also for d = 0: the empty sum
-            const Index depth = std::min<Index>(kDepth, head_.width() - k);
+        for (Index k = 0; k == 0 || k < width; k += kDepth) {  // once also for d = 0: the empty sum
+            const Index depth = std::min<Index>(kDepth, width - k);
             for (Index g = 0; g < groups; ++g)
-                multiply(panel.states + k * kLanes, panel.order + k, rows + g * kTokens, depth, k == 0,
-                         z + g * kTokens * kLanes);
+                pack(rows + g * kTokens, order_.from(k), depth, packed + g * kTokens * depth);
+            for (Index p = 0; p < panels; ++p)
+                for (Index g = 0; g < groups; ++g)
+                    multiply(states + (p * width + k) * kLanes, packed + g * kTokens * depth, depth, k == 0,
+                             z + p * kSize + g * kTokens * kLanes);
         }
         if (head_.bias || gain_ != 1.0f || head_.softcap > 0)
-            for (Index i = 0; i < count; ++i) finish(z + i * kLanes, head_.bias ? head_.bias[token(i)] : 0.0f);
+            for (Index p = 0; p < panels; ++p)
+                for (Index i = 0; i < count; ++i)
+                    finish(z + p * kSize + i * kLanes, head_.bias ? head_.bias[token(i)] : 0.0f);
     }
 
-    // z (kTokens, kLanes) = or += head rows times `depth` rows of a panel; the accumulators live in registers.
-    __attribute__((noinline)) static void multiply(const float* states, const std::int32_t* order,
-                                                   const float* const* rows, Index depth, bool first, float* z) {
-        Vec low[kTokens] = {}, high[kTokens] = {};
-        for (Index j = 0; j < depth; ++j) {
-            const Vec h_low = load(states + j * kLanes), h_high = load(states + j * kLanes + kWidth);
+    // out (depth, kTokens) = `depth` components of kTokens rows
+    static void pack(const float* const* rows, const std::int32_t* order, Index depth, float* __restrict out) {
+        const float* row[kTokens];
+        std::copy_n(rows, kTokens, row);
+        for (Index j = 0; j < depth; ++j, out += kTokens) {
             const Index component = order[j];
 #pragma GCC unroll 12
+            for (int i = 0; i < kTokens; ++i) out[i] = row[i][component];
+        }
+    }
+
+    // z (kTokens, kLanes) = or += `depth` components of kTokens tokens and of a panel; accumulators live in registers.
+    __attribute__((noinline)) static void multiply(const float* states, const float* tokens, Index depth, bool first,
+                                                   float* z) {
+        Vec low[kTokens] = {}, high[kTokens] = {};
+        for (Index j = 0; j < depth; ++j, states += kLanes, tokens += kTokens) {
+            const Vec h_low = load(states), h_high = load(states + kWidth);
+#pragma GCC unroll 12
             for (int i = 0; i < kTokens; ++i) {
-                const float w = rows[i][component];
-                low[i] += h_low * w;
-                high[i] += h_high * w;
+                low[i] += h_low * tokens[i];
+                high[i] += h_high * tokens[i];
             }
         }
 #pragma GCC unroll 12
@@ -143,7 +167,8 @@ class LogitTile {
         }
     }
 
-    Head head_;
+    const Head& head_;
+    const SummationOrder& order_;
     float gain_, cap_;  // before and after the soft-cap
 };
 

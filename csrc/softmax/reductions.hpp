@@ -1,5 +1,5 @@
 // Running reductions of tiles of logits, one lane per context. Every sum is relative to the running maximum of its lane
-// and is rescaled when the maximum rises, so that any two parts of a vocabulary merge by the same rule.
+// and is rescaled when the maximum rises; two parts of a vocabulary merge by the same rule.
 //
 // Accuracy: terms are float32 (exponentials to about 1 ulp); kRun of them are added in float32, everything else in
 // float64. A sum of positive terms has a relative error of at most about (kRun + 2) * 2^-24, whatever V is.
@@ -68,15 +68,15 @@ struct SoftmaxSums {
 
     SoftmaxSums() { std::fill_n(maximum, kLanes, std::numeric_limits<float>::lowest()); }
 
-    Raise raise_maximum(const float* tile_max) {
+    Raise raise_maximum(const float* other) {
         Raise raise;
         for (int half = 0; half < kLanes; half += kWidth)
-            raise.needed |= any(load(tile_max + half) > load(maximum + half));
+            raise.needed |= any(load(other + half) > load(maximum + half));
         if (!raise.needed) return raise;
         for (int i = 0; i < kLanes; ++i) {
-            if (!(tile_max[i] > maximum[i])) continue;
-            raise.by[i] = static_cast<double>(tile_max[i]) - maximum[i];
-            maximum[i] = tile_max[i];
+            if (!(other[i] > maximum[i])) continue;
+            raise.by[i] = static_cast<double>(other[i]) - maximum[i];
+            maximum[i] = other[i];
         }
         return raise;
     }
@@ -90,27 +90,24 @@ struct SoftmaxSums {
         }
     }
 
-    void add(const float* z, Index count) {
+    // Adds a tile whose maximum was raised to before. Leaves e^{z - m} in `exponentials` if that is not null; it may be
+    // z itself.
+    void add(const float* z, Index count, float* exponentials) {
         sum_over_tokens<2>(count, {sum, weighted}, [&](Index t, int half) {
             // Below -87 the exponential is zero; the bound keeps 0 * -inf out of the weighted sum.
             const Vec u = at_least(load(z + t * kLanes + half) - load(maximum + half), -88.0f);
             const Vec e = exp(u);
+            if (exponentials) store(exponentials + t * kLanes + half, e);
             return std::array<Vec, 2>{e, e * u};
         });
     }
 
-    // All of the above for one tile; leaves e^{z - m} in `exponentials`.
-    Raise absorb(const float* z, Index count, float* exponentials) {
-        alignas(64) float tile_max[kLanes];
-        lane_maxima(z, count, tile_max);
-        const Raise raise = raise_maximum(tile_max);
-        rescale(raise);
-        sum_over_tokens<1>(count, {sum}, [&](Index t, int half) {
-            const Vec e = exp(load(z + t * kLanes + half) - load(maximum + half));
-            store(exponentials + t * kLanes + half, e);
-            return std::array<Vec, 1>{e};
-        });
-        return raise;
+    // Adds sums of the same maximum.
+    void add(const SoftmaxSums& other) {
+        for (int i = 0; i < kLanes; ++i) {
+            sum[i] += other.sum[i];
+            weighted[i] += other.weighted[i];
+        }
     }
 };
 
@@ -120,15 +117,15 @@ struct SoftmaxSums {
 // Orders 0 and 1 need no sum; of order infinity H = log s.
 class PowerSums {
   public:
-    explicit PowerSums(const std::vector<double>& orders) : orders_(orders), totals_(orders.size() * kLanes) {}
+    explicit PowerSums(const std::vector<double>& orders) : orders_(&orders), totals_(orders.size() * kLanes) {}
 
     // To be called before `sums` is rescaled by the same raise.
     void rescale(const Raise& raise, const SoftmaxSums& sums) {
         if (!raise.needed) return;
-        for (std::size_t q = 0; q < orders_.size(); ++q)
+        for (std::size_t q = 0; q < orders_->size(); ++q)
             for (int i = 0; i < kLanes; ++i)
-                if (raise.by[i] != 0.0 && sums.sum[i] != 0.0 && needs_sum(orders_[q])) {
-                    const double a = orders_[q], delta = raise.by[i];
+                if (raise.by[i] != 0.0 && sums.sum[i] != 0.0 && needs_sum(order(q))) {
+                    const double a = order(q), delta = raise.by[i];
                     double& total = totals_[q * kLanes + static_cast<std::size_t>(i)];
                     total *= std::exp(-a * delta);
                     if (near_one(a)) total += difference_of_exponentials(a, delta) * sums.sum[i];
@@ -136,13 +133,13 @@ class PowerSums {
     }
 
     void add(const float* z, Index count, const float* maximum) {
-        for (std::size_t q = 0; q < orders_.size(); ++q) {
-            if (!needs_sum(orders_[q])) continue;
+        for (std::size_t q = 0; q < orders_->size(); ++q) {
+            if (!needs_sum(order(q))) continue;
             // a normal float: 0 * -inf and inf * 0 would be NaN
             const double normal =
-                std::clamp<double>(orders_[q], std::numeric_limits<float>::min(), std::numeric_limits<float>::max());
-            const float a = static_cast<float>(normal), a_minus_1 = static_cast<float>(orders_[q] - 1.0);
-            const bool near = near_one(orders_[q]);
+                std::clamp<double>(order(q), std::numeric_limits<float>::min(), std::numeric_limits<float>::max());
+            const float a = static_cast<float>(normal), a_minus_1 = static_cast<float>(order(q) - 1.0);
+            const bool near = near_one(order(q));
             sum_over_tokens<1>(count, {totals_.data() + q * kLanes}, [&](Index t, int half) {
                 const Vec u = load(z + t * kLanes + half) - load(maximum + half);
                 if (!near) return std::array<Vec, 1>{exp(a * u)};
@@ -152,8 +149,13 @@ class PowerSums {
         }
     }
 
+    // Adds sums of the same maximum.
+    void add(const PowerSums& other) {
+        for (std::size_t i = 0; i < totals_.size(); ++i) totals_[i] += other.totals_[i];
+    }
+
     double renyi(std::size_t q, Index lane, double log_sum, double sum) const {
-        const double a = orders_[q], total = totals_[q * kLanes + static_cast<std::size_t>(lane)];
+        const double a = order(q), total = totals_[q * kLanes + static_cast<std::size_t>(lane)];
         if (std::isinf(a)) return log_sum;
         const double value =
             near_one(a) ? log_sum + std::log1p(total / sum) / (1.0 - a) : (std::log(total) - a * log_sum) / (1.0 - a);
@@ -167,8 +169,10 @@ class PowerSums {
     static double difference_of_exponentials(double a, double x) {
         return x > 100.0 ? std::exp(-a * x) - std::exp(-x) : std::exp(-x) * std::expm1((1.0 - a) * x);
     }
+    double order(std::size_t q) const { return (*orders_)[q]; }
 
-    std::vector<double> orders_, totals_;
+    const std::vector<double>* orders_;
+    std::vector<double> totals_;
 };
 
 }  // namespace markovlm

@@ -10,6 +10,9 @@ namespace markovlm {
 
 using Watch = std::function<void(Index rows_done)>;  // called from the calling thread; may throw to stop the pass
 
+// Rows come in groups of equal size, one after another: several readouts of the same contexts. Without a reference
+// there is one group of n contexts; with a reference of m rows there are n / m groups, and row i of a group is compared
+// with row i of the reference.
 struct StatsRequest {
     MatrixView<float> hidden;        // (n, d)
     Head head;                       // (V, d)
@@ -17,8 +20,12 @@ struct StatsRequest {
     std::vector<double> orders;      // Renyi orders in [0, inf]
     Index top_k = 0;                 // <= V
     MatrixView<Index> token_ids;     // (n, K), or (1, K) for the same tokens in every row
-    MatrixView<float> reference;     // (m, d) with n a multiple of m; row i of hidden is compared with row i mod m
+    MatrixView<float> reference;     // (m, d) with n a multiple of m
     Head reference_head;
+    const double* weights = nullptr;  // (contexts,) of a row in its group's mean; none: 1 / contexts each
+
+    Index contexts() const { return reference ? reference.rows : hidden.rows; }
+    Index groups() const { return reference ? (reference.rows ? hidden.rows / reference.rows : 0) : 1; }
 };
 
 struct StatsResult {                   // the caller's arrays; those not requested may be null
@@ -31,6 +38,7 @@ struct StatsResult {                   // the caller's arrays; those not request
     double* top_log_probs = nullptr;   // (n, top_k)
     double* log_probs = nullptr;       // (n, K)
     double* kl = nullptr;              // (n,) KL(reference row || row)
+    double* mean = nullptr;            // (groups, V) weighted sum of the rows' probabilities
 };
 
 void softmax_stats(const StatsRequest& request, const StatsResult& result, int num_threads, const Watch& watch);

@@ -169,11 +169,11 @@ def row_weights(value: ArrayInput, n: int) -> FloatArray:
     if array.dtype.kind not in "fiu":
         raise DTypeError(f"weights: expected real numbers, got {array.dtype}")
     if array.shape != (n,):
-        raise ShapeError(f"weights: expected shape ({n},), one per row of hidden, got {array.shape}")
+        raise ShapeError(f"weights: expected shape ({n},), one per context, got {array.shape}")
     array = np.ascontiguousarray(array, dtype=np.float64)
     bad = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
     if bad.size:
-        raise ValueRangeError(f"weights: expected finite values >= 0, got {array[bad[0]]} at row {bad[0]}")
+        raise ValueRangeError(f"weights: expected finite values >= 0, got {array[bad[0]]} at index {bad[0]}")
     if not n:
         return array
     largest = array.max()
@@ -181,19 +181,6 @@ def row_weights(value: ArrayInput, n: int) -> FloatArray:
         raise ValueRangeError("weights: expected at least one positive value, got none")
     relative: FloatArray = array / largest  # first, because the sum might overflow
     return relative / float(relative.sum())
-
-
-def log_normalizers(value: ArrayInput, n: int) -> FloatArray:
-    """(n,) finite float64, as an earlier pass gave them."""
-    array = _as_numpy("log_normalizer", value)
-    if array.dtype.kind != "f":
-        raise DTypeError(f"log_normalizer: expected floating-point values, got {array.dtype}")
-    if array.shape != (n,):
-        raise ShapeError(f"log_normalizer: expected shape ({n},), one per row of hidden, got {array.shape}")
-    bad = np.flatnonzero(~np.isfinite(array))
-    if bad.size:
-        raise ValueRangeError(f"log_normalizer: expected finite values, got {array[bad[0]]} at row {bad[0]}")
-    return np.ascontiguousarray(array, dtype=np.float64)
 
 
 def threads(value: int | None) -> int:

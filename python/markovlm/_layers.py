@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import _checks
-from ._bootstrap import Estimate, bootstrap_mean
+from ._bootstrap import bootstrap_mean
 from ._features import IGNORED_TARGET, Features
 from ._nll import entropy_of, token_columns
-from ._softmax import SoftmaxKernel, mean_prediction, softmax_stats
+from ._softmax import SoftmaxKernel, SoftmaxStats, softmax_stats
 from .errors import ValueRangeError
 from .typing import FloatArray, IntArray, Progress
 
@@ -54,9 +54,7 @@ def layer_curves(
     """Entropy, loss, calibration, accuracy, information and ``KL(p_L ‖ p_l)`` of every kept layer and the final one.
 
     At most ``max_rows`` of the contexts whose layers were kept, evenly spread. All layers of a context are read in one
-    pass over the head, next to the final one; the mean predictions take a second: ``4 V d`` flops per context and
-    layer.
-    Progress counts contexts × layers over both passes.
+    pass over the head, next to the final one: ``2 V d`` flops per context and layer. Progress counts contexts × layers.
     """
     if features.layer_hidden is None or features.layer_rows is None or not features.layers:
         raise ValueRangeError("features: expected states of some layers, got none; extract with layers='all'")
@@ -76,43 +74,32 @@ def layer_curves(
     targets, groups = features.targets[rows], features.sequence_ids[rows]
     known = targets != IGNORED_TARGET
     num_readouts = len(features.layers) + 1
-    total = 2 * num_readouts * m
-    done = 0
 
-    def report(part: int, _: int) -> None:
-        if progress is not None:
-            progress(done + part, total)
+    def read(kernel: SoftmaxKernel, done: int, against: SoftmaxKernel | None = None) -> SoftmaxStats:
+        return softmax_stats(
+            kernel,
+            np.tile(targets, kernel.shape[0] // m),
+            orders,
+            reference=against,
+            mean=True,
+            ignore_index=IGNORED_TARGET,
+            num_threads=num_threads,
+            progress=None if progress is None else lambda part, _: progress(done + part, num_readouts * m),
+        )
 
-    final_stats = softmax_stats(final, targets, orders, ignore_index=IGNORED_TARGET, num_threads=num_threads)
-    done = m
-    stats = softmax_stats(
-        stacked,
-        np.tile(targets, len(features.layers)),
-        orders,
-        reference=final,
-        ignore_index=IGNORED_TARGET,
-        num_threads=num_threads,
-        progress=report,
-    )
-    done = num_readouts * m
-    assert stats.kl is not None
+    last, others = read(final, 0), read(stacked, m, final)
+    assert last.mean is not None
+    assert others.mean is not None
+    assert others.kl is not None
     columns = np.concatenate(
         [
-            token_columns(stats, stats.kl, *stats.renyi.values()),
-            token_columns(final_stats, np.zeros(m), *final_stats.renyi.values()),
+            token_columns(others, others.kl, *others.renyi.values()),
+            token_columns(last, np.zeros(m), *last.renyi.values()),
         ]
     ).reshape(num_readouts, m, -1)
-    log_normalizers = np.concatenate([stats.log_normalizer, final_stats.log_normalizer]).reshape(num_readouts, m)
-
-    estimates: list[list[Estimate]] = []
-    information: list[float] = []
-    for i in range(num_readouts):
-        kernel = stacked[i * m : (i + 1) * m] if i < len(features.layers) else final
-        mean = mean_prediction(kernel, log_normalizer=log_normalizers[i], num_threads=num_threads, progress=report)
-        done += m
-        information.append(max(0.0, entropy_of(mean) - float(columns[i, :, 1].mean())))
-        estimates.append(bootstrap_mean(columns[i][known], groups[known], level=level, seed=seed))
-
+    means = [*others.mean, last.mean]
+    information = [max(0.0, entropy_of(p) - rows[:, 1].mean()) for p, rows in zip(means, columns, strict=True)]
+    estimates = [bootstrap_mean(rows[known], groups[known], level=level, seed=seed) for rows in columns]
     value = np.array([[e.value for e in row] for row in estimates])
     interval = np.array([[e.interval for e in row] for row in estimates])
     named = {}

@@ -9,7 +9,7 @@ import numpy as np
 
 from ._bootstrap import Estimate, bootstrap_mean
 from ._features import IGNORED_TARGET, Features
-from ._softmax import SoftmaxStats, mean_prediction, softmax_stats
+from ._softmax import SoftmaxStats, softmax_stats
 from .typing import FloatArray, Progress
 
 __all__ = ["NLL", "entropy_of", "nll", "token_columns"]
@@ -58,7 +58,7 @@ def nll(
     features : Features
         Final states, head and targets.
     orders, top_k, num_threads, progress
-        As in `softmax_stats`. Progress counts rows over both passes, ``2 n`` in all.
+        As in `softmax_stats`.
     level, seed
         Of the bootstrap over sequences (2,000 resamples).
 
@@ -68,7 +68,7 @@ def nll(
 
     Notes
     -----
-    Two fused passes, ``4 n V d`` flops. Source: arXiv 2507.19247, Thm 5.1 and 5.2, Eq. 4.4; information: theory §4.
+    One fused pass, ``2 n V d`` flops. Source: arXiv 2507.19247, Thm 5.1 and 5.2, Eq. 4.4; information: theory §4.
 
     Examples
     --------
@@ -83,23 +83,18 @@ def nll(
     >>> result.calibration.value > 0  # random targets: the model is over-confident
     True
     """
-    P = features.softmax_kernel()
     stats = softmax_stats(
-        P,
+        features.softmax_kernel(),
         features.targets,
         orders,
         top_k,
+        mean=True,
         ignore_index=IGNORED_TARGET,
         num_threads=num_threads,
-        progress=None if progress is None else lambda done, total: progress(done, 2 * total),
+        progress=progress,
     )
-    mean = mean_prediction(
-        P,
-        log_normalizer=stats.log_normalizer,
-        num_threads=num_threads,
-        progress=None if progress is None else lambda done, total: progress(total + done, 2 * total),
-    )
-    entropy_of_mean = entropy_of(mean)
+    assert stats.mean is not None  # for the type checker: it was asked for
+    entropy_of_mean = entropy_of(stats.mean)
     columns = token_columns(stats, *stats.renyi.values())
     known = features.targets != IGNORED_TARGET
     estimates = bootstrap_mean(columns[known], features.sequence_ids[known], level=level, seed=seed)

@@ -214,7 +214,7 @@ def profile(
 
     Notes
     -----
-    Two fused passes on ``n`` contexts and two on ``layers × layer_rows``: ``4 V d`` flops for each. Definitions and
+    One fused pass on ``n`` contexts and one on ``layers × layer_rows``: ``2 V d`` flops for each row. Definitions and
     sources: `nll` (arXiv 2507.19247, Eq. 4.4, Thm 5.1, 5.2), theory §4–§6.
 
     Examples
@@ -230,10 +230,8 @@ def profile(
     """
     started = time.perf_counter()
     n = features.hidden.shape[0]
-    layer_work = (
-        2 * (len(features.layers) + 1) * min(layer_rows, 0 if features.layer_rows is None else len(features.layer_rows))
-    )
-    total = 2 * n + layer_work
+    layer_rows = min(layer_rows, 0 if features.layer_rows is None else len(features.layer_rows))
+    total = n + (len(features.layers) + 1) * layer_rows if features.layers else n
 
     def report(offset: int) -> Progress | None:
         return None if progress is None else lambda done, _: progress(offset + done, total)
@@ -251,7 +249,7 @@ def profile(
             level=level,
             seed=seed,
             num_threads=num_threads,
-            progress=report(2 * n),
+            progress=report(n),
         )
     layers_done = time.perf_counter()
 

@@ -131,6 +131,7 @@ class SoftmaxStats:
     top_log_probs: FloatArray | None = None  # (n, k)
     log_probs: FloatArray | None = None  # (n, K) of the chosen tokens
     kl: FloatArray | None = None  # (n,) KL(reference row || row)
+    mean: FloatArray | None = None  # (V,) mean of the rows' probabilities; (n / m, V) with a reference of m rows
 
     def __repr__(self) -> str:
         n = self.entropy.shape[0]
@@ -147,6 +148,8 @@ def softmax_stats(
     token_ids: ArrayInput | None = None,
     *,
     reference: SoftmaxKernel | None = None,
+    mean: bool = False,
+    weights: ArrayInput | None = None,
     ignore_index: int = -100,
     num_threads: int | None = None,
     progress: Progress | None = None,
@@ -174,6 +177,11 @@ def softmax_stats(
         With ``n`` a multiple of ``m``, gives ``kl[i] = KL(reference[i mod m] ‖ P[i])``, in ``[0, inf]``: several
         readouts of the same contexts, stacked, against one. Known to the rounding of float32 logits, some 1e-6 nats
         absolute.
+    mean : bool
+        Whether to give the mean prediction ``Σ μ(x) p_x``; with a reference, that of each ``m`` rows. Every probability
+        is written and read once more for it, no product is made again.
+    weights : (n,) floats >= 0, optional
+        The law μ over contexts for ``mean``, normalised here; (m,) with a reference. Default: uniform.
     num_threads : int, optional
         Default: all that this process may run on. The result is the same, bit for bit, for any number.
     progress : callable, optional
@@ -190,8 +198,9 @@ def softmax_stats(
 
     Notes
     -----
-    ``2 n V d`` flops, one or two exponentials per logit; working memory ``O(threads · 256 · d)``, whatever ``n`` and
-    ``V``. Logits are float32 sums of d products in runs of 96; exponentials are good to about 1 ulp, sums are kept in
+    ``2 n V d`` flops, one exponential per logit and two per Rényi order; working memory some MiB, whatever ``n``
+    (``512 d`` floats, and 200 kB per thread), and with ``mean`` 96 MiB, or 32 rows of ``V`` floats if that is more.
+    Logits are float32 sums of d products in runs of 96; exponentials are good to about 1 ulp, sums are kept in
     float64. Entropy is the KL categorical entropy of the paper (arXiv 2507.19247, Prop. 4.2); the Rényi entropy of
     order ``2 − α`` its Rényi-``α`` one (Perrone, arXiv 2212.11719).
 
@@ -211,6 +220,9 @@ def softmax_stats(
             raise ShapeError(f"reference: expected {vocabulary} tokens, as P has, got {reference.shape[1]}")
         if (n % m if m else n) != 0:
             raise ShapeError(f"reference: expected a number of rows that divides {n}, the rows of P, got {m}")
+    contexts = n if reference is None else reference.shape[0]
+    if mean and contexts == 0:
+        raise ShapeError("P: expected at least one context to average over, got none")
     result = core.softmax_stats(
         P.hidden,
         P._head_arguments(),
@@ -219,6 +231,8 @@ def softmax_stats(
         _checks.count("top_k", top_k, 0, vocabulary),
         None if token_ids is None else _checks.chosen_ids(token_ids, n, vocabulary),
         None if reference is None else (reference.hidden, reference._head_arguments()),
+        mean,
+        None if weights is None else _checks.row_weights(weights, contexts),
         _checks.threads(num_threads),
         progress,
     )
@@ -236,6 +250,8 @@ def softmax_stats(
                 f"{bad[0] % reference.shape[0]}; scale its states or its head down"
             )
     renyi = result.pop("renyi")
+    if mean and reference is None:
+        result["mean"] = result["mean"][0]
     if not top_k:
         del result["top_ids"], result["top_log_probs"]
     return SoftmaxStats(
@@ -248,7 +264,6 @@ def mean_prediction(
     P: SoftmaxKernel,
     weights: ArrayInput | None = None,
     *,
-    log_normalizer: FloatArray | None = None,
     num_threads: int | None = None,
     progress: Progress | None = None,
 ) -> FloatArray:
@@ -260,10 +275,8 @@ def mean_prediction(
         ``n`` contexts, ``V`` tokens.
     weights : (n,) floats >= 0, optional
         The law over contexts, normalised here; default uniform.
-    log_normalizer : (n,) float64, optional
-        From an earlier `softmax_stats` of the same kernel; computed if missing, at the cost of one more pass.
     num_threads, progress
-        As in `softmax_stats`; the result is the same for any number of threads.
+        As in `softmax_stats`.
 
     Returns
     -------
@@ -272,7 +285,7 @@ def mean_prediction(
 
     Notes
     -----
-    ``2 n V d`` flops; working memory some 8 MiB plus the result.
+    `softmax_stats` with ``mean=True`` gives it along with all else; this is the same pass.
 
     Examples
     --------
@@ -281,17 +294,6 @@ def mean_prediction(
     >>> mk.mean_prediction(P).round(6)  # of (1/2, 1/2) and (1/4, 3/4)
     array([0.375, 0.625])
     """
-    n, _ = P.shape
-    if log_normalizer is None:
-        log_normalizer = softmax_stats(P, num_threads=num_threads).log_normalizer
-    if n == 0:
-        raise ShapeError("P: expected at least one context to average over, got none")
-    result: FloatArray = core.mean_prediction(
-        P.hidden,
-        P._head_arguments(),
-        _checks.log_normalizers(log_normalizer, n),
-        None if weights is None else _checks.row_weights(weights, n),
-        _checks.threads(num_threads),
-        progress,
-    )
-    return result
+    found = softmax_stats(P, mean=True, weights=weights, num_threads=num_threads, progress=progress).mean
+    assert found is not None  # for the type checker
+    return found

@@ -15,17 +15,11 @@ def softmax_stats(
     top_k: int,
     token_ids: IntArray | None,
     reference: tuple[SinglePrecisionArray, Head] | None,
-    num_threads: int,
-    progress: Progress | None,
-) -> dict[str, Any]: ...
-def mean_prediction(
-    hidden: SinglePrecisionArray,
-    head: Head,
-    log_normalizer: FloatArray,
+    mean: bool,
     weights: FloatArray | None,
     num_threads: int,
     progress: Progress | None,
-) -> FloatArray: ...
+) -> dict[str, Any]: ...
 def first_non_finite(array: SinglePrecisionArray) -> tuple[int, int] | None: ...
 def vector_exp(x: SinglePrecisionArray) -> SinglePrecisionArray: ...
 def vector_expm1(x: SinglePrecisionArray) -> SinglePrecisionArray: ...
