@@ -181,22 +181,37 @@ def test_forced_build_shows_and_a_wrong_one_is_an_error() -> None:
     assert "MARKOVLM_ISA: expected one of" in result.stderr.splitlines()[-1]
 
 
-def test_interrupt_leaves_nothing(model: Path, tmp_path: Path) -> None:
-    """Ctrl-C in the middle of the work: exit code 130, one line, no files."""
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("after", [0.0, 0.2, 3.0])  # seconds into the work: importing, loading, in the forward pass
+def test_interrupt_leaves_nothing(model: Path, tmp_path: Path, after: float) -> None:
+    """Ctrl-C in the middle of the work: ended by the signal (130 to a shell), one line, no files."""
     text = tmp_path / "long.txt"
     text.write_text(TEXT * 200)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "markovlm", "profile", model, "--text", text, "--tokens", "1000000", "--out", out]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not out.exists():
-        time.sleep(0.05)
-    time.sleep(0.2)
+        time.sleep(0.01)
+    time.sleep(after)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 130, stderr
+    assert process.returncode == -signal.SIGINT, stderr
     assert stdout == ""
     assert stderr.strip() == "markovlm: interrupted; nothing was written"
     assert not out.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_an_interrupt_outside_any_command_has_no_traceback() -> None:
+    code = """
+import sys, types
+sys.modules["markovlm.cli"] = cli = types.ModuleType("markovlm.cli")
+def app(): raise KeyboardInterrupt
+cli.app = app
+from markovlm.__main__ import main
+main()"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 @pytest.mark.real_model

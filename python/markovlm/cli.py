@@ -1,4 +1,4 @@
-"""The `markovlm` command. Exit codes: 0 done, 1 could not be done, 2 wrong usage, 130 interrupted."""
+"""The `markovlm` command. Exit codes: 0 done, 1 could not be done, 2 wrong usage, 130 interrupted (by SIGINT)."""
 
 from __future__ import annotations
 
