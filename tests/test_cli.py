@@ -181,6 +181,11 @@ def test_forced_build_shows_and_a_wrong_one_is_an_error() -> None:
     assert "MARKOVLM_ISA: expected one of" in result.stderr.splitlines()[-1]
 
 
+def obey_interrupts() -> None:
+    """For a child: jobs in the background of a shell ignore SIGINT, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("after", [0.0, 0.2, 3.0])  # seconds into the work: importing, loading, in the forward pass
 def test_interrupt_leaves_nothing(model: Path, tmp_path: Path, after: float) -> None:
@@ -189,7 +194,13 @@ def test_interrupt_leaves_nothing(model: Path, tmp_path: Path, after: float) -> 
     text.write_text(TEXT * 200)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "markovlm", "profile", model, "--text", text, "--tokens", "1000000", "--out", out]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=obey_interrupts,
+    )
     while process.poll() is None and not out.exists():
         time.sleep(0.01)
     time.sleep(after)
@@ -210,7 +221,9 @@ def app(): raise KeyboardInterrupt
 cli.app = app
 from markovlm.__main__ import main
 main()"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, preexec_fn=obey_interrupts
+    )
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 

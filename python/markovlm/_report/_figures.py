@@ -164,9 +164,9 @@ def _fit_to_later_layers(ax: Axes, curves: LayerCurves, values: FloatArray) -> N
     ax.set_ylim(min(0.0, float(later.min())), 1.35 * float(later.max()))
     ax.annotate(
         f"↑ layer {curves.layer[0]}: {values[0]:.3g}",
-        (float(curves.layer[0]), 1.0),
+        (float(curves.layer[1]), 1.0),  # beyond the line, which leaves the figure before it
         xycoords=("data", "axes fraction"),
-        xytext=(8, 0),
+        xytext=(4, 0),
         textcoords="offset points",
         va="top",
     )
