@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import mpmath  # type: ignore[import-untyped]
 import numpy as np
 from hypothesis import strategies as st
@@ -294,7 +295,7 @@ def cases(draw: st.DrawFn, max_rows: int = 70) -> Case:
     """
     n, V, d = draw(st.integers(0, max_rows)), draw(st.integers(1, 300)), draw(st.integers(0, 200))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    dtype = draw(st.sampled_from([np.float32, np.float64, np.float16]))
+    dtype = draw(st.sampled_from([np.float32, np.float64, np.float16, ml_dtypes.bfloat16]))
     layout = LAYOUTS[draw(st.sampled_from(sorted(LAYOUTS)))]
     bias_kind = draw(st.sampled_from(["none", "finite", "masks"]))
     on_grid = draw(st.booleans())

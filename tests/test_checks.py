@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -151,6 +152,7 @@ ACCEPTED: dict[str, tuple[Any, bool]] = {  # and whether the memory is kept
     "every other column": (np.repeat(STATES, 2, axis=1)[:, ::2], False),
     "unaligned": (np.frombuffer(b"x" + STATES.tobytes(), np.float32, offset=1).reshape(7, 6), False),
     "foreign byte order": (STATES.astype(">f4"), False),
+    "float16, foreign byte order": (STATES.astype("f2").astype(">f2"), False),
     "float64": (STATES.astype(np.float64), False),
     "list": (STATES.tolist(), False),
     "tensor": (torch.from_numpy(STATES), True),
@@ -169,6 +171,7 @@ def test_accepted_and_left_as_it_was(name: str) -> None:
     assert np.shares_memory(Q.hidden, memory) == kept
     assert np.shares_memory(Q.head, head)
     expected = STATES[:1].repeat(7, axis=0) if name == "one row, repeated" else STATES
+    expected = expected.astype("f2").astype("f4") if name.startswith("float16") else expected
     result = softmax_stats(Q, orders=[0.5], top_k=2, targets=[0] * 7).entropy
     np.testing.assert_array_equal(result, softmax_stats(SoftmaxKernel(expected, head)).entropy)
     np.testing.assert_array_equal(memory, before)
@@ -176,12 +179,49 @@ def test_accepted_and_left_as_it_was(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_tensors_of_other_types_are_rounded_once(dtype: torch.dtype) -> None:
-    tensor = torch.from_numpy(STATES).to(dtype)
+@pytest.mark.parametrize("columns", [slice(None), slice(1, 5), slice(None, None, 2)], ids=str)
+def test_tensors_of_other_types(dtype: torch.dtype, columns: slice) -> None:
+    """Halves keep their memory and are widened as they are read, with the same results; doubles are rounded once."""
+    tensor = torch.from_numpy(STATES).to(dtype)[:, columns]
     Q = SoftmaxKernel(tensor, tensor[:5], bias=tensor[:5, 0])
-    np.testing.assert_array_equal(Q.hidden, tensor.float().numpy())
+    assert str(Q.hidden.dtype) == ("float32" if dtype == torch.float64 else str(dtype).removeprefix("torch."))
+    np.testing.assert_array_equal(Q.hidden.astype(np.float32), tensor.float().numpy())
+    shared = dtype != torch.float64 and columns.step is None
+    assert (Q.hidden.__array_interface__["data"][0] == tensor.data_ptr()) == shared
     assert Q.bias is not None
     np.testing.assert_array_equal(Q.bias, tensor[:5, 0].float().numpy())
+    R = SoftmaxKernel(tensor.float(), tensor[:5].float(), bias=tensor[:5, 0])
+    np.testing.assert_array_equal(softmax_stats(Q, reference=R).kl, softmax_stats(R, reference=Q).kl)
+    for mixed in (Q, SoftmaxKernel(tensor.float(), tensor[:5], Q.bias), SoftmaxKernel(tensor, R.head, Q.bias)):
+        np.testing.assert_array_equal(softmax_stats(mixed).entropy, softmax_stats(R).entropy)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=str)
+def test_every_finite_value_of_a_type_is_read_exactly(core: Any, dtype: Any) -> None:
+    """As logits: each of the 2^16 halves, subnormal ones too, and as many float32."""
+    bits = np.arange(2**16, dtype=np.uint16)
+    values = bits.view(dtype) if dtype != np.float32 else (bits.astype(np.uint32) << 16 | bits).view(np.float32)
+    with np.errstate(invalid="ignore"):
+        finite = np.isfinite(values.astype(np.float32))
+    for row, value in enumerate(values):
+        if not finite[row] and row % 97 == 0:
+            assert core.first_non_finite(np.array([[0, value]], dtype)) == (0, 1)
+    exact = values[finite][:, None]
+    assert core.first_non_finite(exact) is None
+    one = SoftmaxKernel(np.ones((1, 1), dtype), exact)
+    logits = softmax_stats(one, token_ids=np.arange(len(exact))[None])
+    assert logits.log_probs is not None
+    wide = exact[:, 0].astype(np.float64)
+    np.testing.assert_array_equal(logits.log_probs[0] + logits.log_normalizer, wide - wide.max() + wide.max())
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=str)
+def test_halves_that_are_not_finite(value: float, dtype: Any) -> None:
+    with pytest.raises(
+        ValueRangeError, match=rf"hidden: expected finite {np.dtype(dtype).name} values, got .* at row 2"
+    ):
+        kernel(changed(H, (2, 1), value).astype(dtype), W)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32, np.uint64, ">i4"])

@@ -167,7 +167,7 @@ def test_a_temperature_divides_the_states(case: Case) -> None:
     P = case.P  # powers of 2: not a bit changes
     hot = SoftmaxKernel(P.hidden, P.head, temperature=4.0, scale=0.5)
     seed = int(case.rng.integers(2**32))
-    scaled = SoftmaxKernel(P.hidden / 8, P.head)
+    scaled = SoftmaxKernel(P.hidden.astype(np.float32) / 8, P.head)
     assert_same_bits(everything(hot, np.random.default_rng(seed)), everything(scaled, np.random.default_rng(seed)))
 
 

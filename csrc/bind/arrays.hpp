@@ -17,13 +17,22 @@ template <class T>
 using Array = py::array_t<T, 0>;  // no implicit copies: a wrong dtype is an error
 
 template <class T>
-MatrixView<T> matrix(const Array<T>& array) {
+MatrixView<T> matrix(const py::array& array) {
     constexpr auto size = static_cast<py::ssize_t>(sizeof(T));
     const bool empty = array.size() == 0;  // strides of nothing may be anything
-    if (array.ndim() != 2 ||
+    if (array.ndim() != 2 || array.itemsize() != size ||
         (!empty && ((array.shape(1) > 1 && array.strides(1) != size) || array.strides(0) % size != 0)))
         throw std::invalid_argument("expected a matrix with contiguous rows");
-    return {array.data(), array.shape(0), array.shape(1), array.strides(0) / size};
+    return {static_cast<const T*>(array.data()), array.shape(0), array.shape(1), array.strides(0) / size};
+}
+
+// float32, float16, or the bfloat16 of the package ml_dtypes, which NumPy takes for a type of kind 'V'.
+inline FloatMatrix float_matrix(const py::array& array) {
+    const char kind = array.dtype().kind();
+    if (kind == 'f' && array.itemsize() == 4) return matrix<float>(array);
+    if (kind == 'f' && array.itemsize() == 2) return matrix<Float16>(array);
+    if (kind == 'V' && array.itemsize() == 2) return matrix<BFloat16>(array);
+    throw std::invalid_argument("expected float32, float16 or bfloat16");
 }
 
 template <class T>

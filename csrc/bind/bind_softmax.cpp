@@ -5,18 +5,21 @@
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <type_traits>
 
 namespace markovlm::bind {
 namespace {
 
 // (weight, bias, scale, softcap, temperature), as SoftmaxKernel holds them
-using HeadArguments = std::tuple<Array<float>, std::optional<Array<float>>, double, double, double>;
+using HeadArguments = std::tuple<py::array, std::optional<Array<float>>, double, double, double>;
 
 Head make_head(const HeadArguments& given) {
     const auto& [weight, bias, scale, softcap, temperature] = given;
-    const auto view = matrix(weight);
-    return {view, vector(bias, view.rows), scale, softcap, temperature};
+    const auto view = float_matrix(weight);
+    return {view, vector(bias, view.rows()), scale, softcap, temperature};
 }
 
 // Runs `pass(watch)` without the GIL. The watch takes it back to see signals (Ctrl-C) and to report progress.
@@ -35,15 +38,15 @@ void require(bool condition, const char* what) {
     if (!condition) throw std::invalid_argument(what);
 }
 
-py::dict stats(const Array<float>& hidden, const HeadArguments& head, const std::optional<Array<Index>>& targets,
+py::dict stats(const py::array& hidden, const HeadArguments& head, const std::optional<Array<Index>>& targets,
                const std::vector<double>& orders, Index top_k, const std::optional<Array<Index>>& token_ids,
-               const std::optional<std::pair<Array<float>, HeadArguments>>& reference, bool mean,
+               const std::optional<std::pair<py::array, HeadArguments>>& reference, bool mean,
                const std::optional<Array<double>>& weights, int num_threads, const py::object& progress) {
     StatsRequest request;
-    request.hidden = matrix(hidden);
+    request.hidden = float_matrix(hidden);
     request.head = make_head(head);
-    const Index n = request.hidden.rows;
-    require(request.hidden.cols == request.head.width(), "hidden and head differ in width");
+    const Index n = request.hidden.rows();
+    require(request.hidden.cols() == request.head.width(), "hidden and head differ in width");
     request.targets = vector(targets, n);
     request.orders = orders;
     request.top_k = top_k;
@@ -65,16 +68,16 @@ py::dict stats(const Array<float>& hidden, const HeadArguments& head, const std:
     allocate("top_ids", {n, top_k}, result.top_ids);
     allocate("top_log_probs", {n, top_k}, result.top_log_probs);
     if (token_ids) {
-        request.token_ids = matrix(*token_ids);
+        request.token_ids = matrix<Index>(*token_ids);
         require(request.token_ids.rows == n || request.token_ids.rows == 1, "token_ids has a wrong number of rows");
         allocate("log_probs", {n, request.token_ids.cols}, result.log_probs);
     }
     if (reference) {
-        request.reference = matrix(reference->first);
+        request.reference = float_matrix(reference->first);
         request.reference_head = make_head(reference->second);
-        require(request.reference.cols == request.reference_head.width() &&
+        require(request.reference.cols() == request.reference_head.width() &&
                     request.reference_head.vocabulary() == request.head.vocabulary() &&
-                    (request.reference.rows > 0 ? n % request.reference.rows == 0 : n == 0),
+                    (request.reference.rows() > 0 ? n % request.reference.rows() == 0 : n == 0),
                 "reference does not fit");
         allocate("kl", {n}, result.kl);
     }
@@ -86,23 +89,34 @@ py::dict stats(const Array<float>& hidden, const HeadArguments& head, const std:
     return out;
 }
 
-// (row, column) of the first element that is NaN or infinite, or none. Sums of x * 0 are NaN exactly when there is one,
-// which lets the common case run at memory speed.
-std::optional<std::pair<Index, Index>> first_non_finite(const Array<float>& array) {
-    const auto view = matrix(array);
+// (row, column) of the first element that is NaN or infinite, or none. Exponents are all ones there, in every type; a
+// whole row is looked at at a time, which lets the common case run at memory speed.
+std::optional<std::pair<Index, Index>> first_non_finite(const py::array& array) {
+    const FloatMatrix given = float_matrix(array);
     const py::gil_scoped_release no_gil;
-    for (Index i = 0; i < view.rows; ++i) {
-        const float* row = view.row(i);
-        Vec sum{};
-        Index j = 0;
-        for (; j + kWidth <= view.cols; j += kWidth) sum += load(row + j) * 0.0f;
-        bool finite = !any(sum != Vec{});
-        for (; j < view.cols; ++j) finite &= std::isfinite(row[j]);
-        if (finite) continue;
-        for (j = 0; std::isfinite(row[j]);) ++j;
-        return std::pair{i, j};
-    }
-    return std::nullopt;
+    return given.visit([]<class T>(const MatrixView<T>& view) -> std::optional<std::pair<Index, Index>> {
+        using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint16_t>;
+        constexpr Bits exponent = std::is_same_v<T, float>      ? Bits(0x7f800000u)
+                                  : std::is_same_v<T, BFloat16> ? Bits(0x7f80u)
+                                                                : Bits(0x7c00u);
+        const auto exponent_of = [](T x) {
+            if constexpr (std::is_same_v<T, float>)
+                return std::bit_cast<Bits>(x) & exponent;
+            else
+                return Bits(x.bits & exponent);
+        };
+        const auto bad = [&](T x) { return exponent_of(x) == exponent; };
+        for (Index i = 0; i < view.rows; ++i) {
+            const T* row = view.row(i);
+            Bits largest = 0;
+            for (Index j = 0; j < view.cols; ++j) {  // GCC 12 makes no vectors of std::max
+                const Bits e = exponent_of(row[j]);
+                largest = e > largest ? e : largest;
+            }
+            if (largest == exponent) return std::pair{i, Index(std::find_if(row, row + view.cols, bad) - row)};
+        }
+        return std::nullopt;
+    });
 }
 
 template <Vec (*function)(Vec)>

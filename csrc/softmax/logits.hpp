@@ -27,12 +27,12 @@ static_assert(kTile % kTokens == 0);
 
 // z = softcap * tanh(scale * (W h + bias) / softcap) / temperature, or scale * (W h + bias) / temperature without one.
 struct Head {
-    MatrixView<float> weight;     // (V, d)
+    FloatMatrix weight;           // (V, d)
     const float* bias = nullptr;  // (V,) or none; -inf removes a token, also under soft-capping
     double scale = 1.0, softcap = 0.0, temperature = 1.0;  // softcap 0: none
 
-    Index vocabulary() const { return weight.rows; }
-    Index width() const { return weight.cols; }
+    Index vocabulary() const { return weight.rows(); }
+    Index width() const { return weight.cols(); }
 };
 
 // Components are summed from small to large. States of language models have a few components far larger than the rest,
@@ -40,17 +40,20 @@ struct Head {
 // the large ones therefore come last: on SmolLM2 logits are three times more accurate by that, at no cost.
 class SummationOrder {
   public:
-    explicit SummationOrder(const MatrixView<float>& hidden) : order_(static_cast<std::size_t>(hidden.cols)) {
-        Eigen::ArrayXf size = Eigen::ArrayXf::Zero(hidden.cols);
-        for (Index i = 0; i < hidden.rows; ++i)
-            size = size.max(Eigen::Map<const Eigen::ArrayXf>(hidden.row(i), hidden.cols).abs());
+    explicit SummationOrder(const FloatMatrix& hidden) : order_(static_cast<std::size_t>(hidden.cols())) {
+        const Index width = hidden.cols();
+        Eigen::ArrayXf size = Eigen::ArrayXf::Zero(width);  // of the largest state in each component
+        hidden.visit([&](const auto& states) {
+            for (Index i = 0; i < states.rows; ++i)
+                for (Index j = 0; j < width; ++j) size[j] = std::max(size[j], std::abs(widen(states.row(i)[j])));
+        });
         std::vector<std::pair<float, Index>> runs;  // the largest component in each, and where it begins
-        for (Index begin = 0; begin < hidden.cols; begin += kDepth)
-            runs.emplace_back(size.segment(begin, std::min<Index>(kDepth, hidden.cols - begin)).maxCoeff(), begin);
+        for (Index begin = 0; begin < width; begin += kDepth)
+            runs.emplace_back(size.segment(begin, std::min<Index>(kDepth, width - begin)).maxCoeff(), begin);
         std::sort(runs.begin(), runs.end());
         auto out = order_.begin();
         for (const auto& [largest, begin] : runs) {
-            const auto end = out + std::min<Index>(kDepth, hidden.cols - begin);
+            const auto end = out + std::min<Index>(kDepth, width - begin);
             std::iota(out, end, static_cast<std::int32_t>(begin));
             std::sort(out, end,
                       [&](std::int32_t a, std::int32_t b) { return std::pair(size[a], a) < std::pair(size[b], b); });
@@ -76,10 +79,13 @@ class Panels {
     Index count() const { return count_; }
     const float* operator[](Index p) const { return states_.data() + p * order_.width() * kLanes; }  // (d, kLanes)
 
-    void pack(Index p, const MatrixView<float>& hidden, Index first, Index count) {
-        float* out = states_.data() + p * order_.width() * kLanes;
-        for (Index j = 0; j < order_.width(); ++j)
-            for (Index i = 0; i < kLanes; ++i) out[j * kLanes + i] = hidden.row(first + (i < count ? i : 0))[order_[j]];
+    void pack(Index p, const FloatMatrix& hidden, Index first, Index count) {
+        hidden.visit([&](const auto& states) {
+            float* out = states_.data() + p * order_.width() * kLanes;
+            for (Index j = 0; j < order_.width(); ++j)
+                for (Index i = 0; i < kLanes; ++i)
+                    out[j * kLanes + i] = widen(states.row(first + (i < count ? i : 0))[order_[j]]);
+        });
     }
 
   private:
@@ -111,9 +117,19 @@ class LogitTile {
   private:
     template <class Token>
     void produce(const float* states, Index panels, Index count, float* packed, float* z, Token token) const {
-        const float* rows[kTile];
-        const Index groups = (count + kTokens - 1) / kTokens, width = head_.width();
-        for (Index i = 0; i < groups * kTokens; ++i) rows[i] = head_.weight.row(token(std::min(i, count - 1)));
+        head_.weight.visit([&](const auto& weight) { multiply(weight, states, panels, count, packed, z, token); });
+        if (head_.bias || gain_ != 1.0f || head_.softcap > 0)
+            for (Index p = 0; p < panels; ++p)
+                for (Index i = 0; i < count; ++i)
+                    finish(z + p * kSize + i * kLanes, head_.bias ? head_.bias[token(i)] : 0.0f);
+    }
+
+    template <class T, class Token>
+    void multiply(const MatrixView<T>& weight, const float* states, Index panels, Index count, float* packed, float* z,
+                  Token token) const {
+        const T* rows[kTile];
+        const Index groups = (count + kTokens - 1) / kTokens, width = weight.cols;
+        for (Index i = 0; i < groups * kTokens; ++i) rows[i] = weight.row(token(std::min(i, count - 1)));
         for (Index k = 0; k == 0 || k < width; k += kDepth) {  // once also for d = 0: the empty sum
             const Index depth = std::min<Index>(kDepth, width - k);
             for (Index g = 0; g < groups; ++g)
@@ -123,20 +139,17 @@ class LogitTile {
                     multiply(states + (p * width + k) * kLanes, packed + g * kTokens * depth, depth, k == 0,
                              z + p * kSize + g * kTokens * kLanes);
         }
-        if (head_.bias || gain_ != 1.0f || head_.softcap > 0)
-            for (Index p = 0; p < panels; ++p)
-                for (Index i = 0; i < count; ++i)
-                    finish(z + p * kSize + i * kLanes, head_.bias ? head_.bias[token(i)] : 0.0f);
     }
 
     // out (depth, kTokens) = `depth` components of kTokens rows
-    static void pack(const float* const* rows, const std::int32_t* order, Index depth, float* __restrict out) {
-        const float* row[kTokens];
+    template <class T>
+    static void pack(const T* const* rows, const std::int32_t* order, Index depth, float* __restrict out) {
+        const T* row[kTokens];
         std::copy_n(rows, kTokens, row);
         for (Index j = 0; j < depth; ++j, out += kTokens) {
             const Index component = order[j];
 #pragma GCC unroll 12
-            for (int i = 0; i < kTokens; ++i) out[i] = row[i][component];
+            for (int i = 0; i < kTokens; ++i) out[i] = widen(row[i][component]);
         }
     }
 

@@ -14,18 +14,18 @@ using Watch = std::function<void(Index rows_done)>;  // called from the calling 
 // there is one group of n contexts; with a reference of m rows there are n / m groups, and row i of a group is compared
 // with row i of the reference.
 struct StatsRequest {
-    MatrixView<float> hidden;        // (n, d)
+    FloatMatrix hidden;              // (n, d)
     Head head;                       // (V, d)
     const Index* targets = nullptr;  // (n,) token ids, or negative: ignored
     std::vector<double> orders;      // Renyi orders in [0, inf]
     Index top_k = 0;                 // <= V
     MatrixView<Index> token_ids;     // (n, K), or (1, K) for the same tokens in every row
-    MatrixView<float> reference;     // (m, d) with n a multiple of m
+    FloatMatrix reference;           // (m, d) with n a multiple of m
     Head reference_head;
     const double* weights = nullptr;  // (contexts,) of a row in its group's mean; none: 1 / contexts each
 
-    Index contexts() const { return reference ? reference.rows : hidden.rows; }
-    Index groups() const { return reference ? (reference.rows ? hidden.rows / reference.rows : 0) : 1; }
+    Index contexts() const { return reference ? reference.rows() : hidden.rows(); }
+    Index groups() const { return reference ? (reference.rows() ? hidden.rows() / reference.rows() : 0) : 1; }
 };
 
 struct StatsResult {                   // the caller's arrays; those not requested may be null

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,14 +13,16 @@ from numpy.typing import NDArray
 
 from ._ext import core
 from .errors import DTypeError, ShapeError, ValueRangeError
-from .typing import ArrayInput, FloatArray, IntArray, SinglePrecisionArray
+from .typing import ArrayInput, FloatArray, IntArray, ModelArray, SinglePrecisionArray
 
 
 def _as_numpy(name: str, value: ArrayInput) -> NDArray[Any]:
     if hasattr(value, "detach") and hasattr(value, "cpu"):  # a PyTorch tensor, recognised without importing torch
         value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":
-            value = value.float()
+        if str(value.dtype) == "torch.bfloat16":  # NumPy has no such type; the bits are handed over as they lie
+            import ml_dtypes
+
+            return np.asarray(value.view(sys.modules["torch"].int16).numpy().view(ml_dtypes.bfloat16))
         return np.asarray(value.numpy())
     if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
         return np.from_dlpack(value)
@@ -34,20 +37,27 @@ def _as_numpy(name: str, value: ArrayInput) -> NDArray[Any]:
     return array
 
 
+def _is_floating(array: NDArray[Any]) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
 def _require_ndim(name: str, array: NDArray[Any], ndim: int, axes: str) -> None:
     if array.ndim != ndim:
         raise ShapeError(f"{name}: expected {ndim} axes {axes}, got shape {array.shape}")
 
 
-def float32_matrix(name: str, value: ArrayInput, axes: str) -> SinglePrecisionArray:
-    """A finite float32 matrix with contiguous rows; float32 input keeps its memory, other floats are copied."""
+def model_matrix(name: str, value: ArrayInput, axes: str) -> ModelArray:
+    """A finite matrix with contiguous rows, of float32, bfloat16 or float16, which keep their memory.
+
+    Other floating types are copied to float32.
+    """
     array = _as_numpy(name, value)
-    if array.dtype.kind != "f":
+    if not _is_floating(array):
         raise DTypeError(
             f"{name}: expected floating-point values, got {array.dtype}; convert with {name}.astype('float32')"
         )
     _require_ndim(name, array, 2, axes)
-    if array.dtype != np.float32:  # also foreign byte order
+    if not array.dtype.isnative or array.dtype.name not in ("float32", "bfloat16", "float16"):
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
     rows_contiguous = array.shape[1] <= 1 or array.strides[1] == array.itemsize
@@ -57,7 +67,7 @@ def float32_matrix(name: str, value: ArrayInput, axes: str) -> SinglePrecisionAr
     if found is not None:
         row, column = found
         raise ValueRangeError(
-            f"{name}: expected finite float32 values, got {array[row, column]} at row {row}, column {column}; "
+            f"{name}: expected finite {array.dtype} values, got {array[row, column]} at row {row}, column {column}; "
             "drop or repair the rows that hold NaN or infinity"
         )
     return array
@@ -68,7 +78,7 @@ def logit_bias(value: ArrayInput | None, vocabulary: int) -> SinglePrecisionArra
     if value is None:
         return None
     array = _as_numpy("bias", value)
-    if array.dtype.kind != "f":
+    if not _is_floating(array):
         raise DTypeError(
             f"bias: expected floating-point values, got {array.dtype}; convert with bias.astype('float32')"
         )
@@ -166,7 +176,7 @@ def count(name: str, value: int, low: int, high: int) -> int:
 def row_weights(value: ArrayInput, n: int) -> FloatArray:
     """(n,) float64, non-negative, normalised to sum 1."""
     array = _as_numpy("weights", value)
-    if array.dtype.kind not in "fiu":
+    if array.dtype.kind not in "iu" and not _is_floating(array):
         raise DTypeError(f"weights: expected real numbers, got {array.dtype}")
     if array.shape != (n,):
         raise ShapeError(f"weights: expected shape ({n},), one per context, got {array.shape}")

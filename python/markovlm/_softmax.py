@@ -10,7 +10,7 @@ import numpy as np
 from . import _checks
 from ._ext import core
 from .errors import DTypeError, ShapeError, ValueRangeError
-from .typing import ArrayInput, FloatArray, IntArray, Progress, SinglePrecisionArray
+from .typing import ArrayInput, FloatArray, IntArray, ModelArray, Progress, SinglePrecisionArray
 
 __all__ = ["SoftmaxKernel", "SoftmaxStats", "mean_prediction", "softmax_stats"]
 
@@ -24,8 +24,8 @@ class SoftmaxKernel:
     Parameters
     ----------
     hidden : (n, d) floating point
-        Final hidden states, after the last norm. float32 is used where it lies (row strides allowed); other floating
-        types are rounded to a float32 copy.
+        Final hidden states, after the last norm. float32, bfloat16 and float16 are used where they lie (row strides
+        allowed, PyTorch's memory included); other floating types are rounded to a float32 copy.
     head : (V, d) floating point
         Likewise.
     bias : (V,) floating point, optional
@@ -65,8 +65,8 @@ class SoftmaxKernel:
         scale: float = 1.0,
         softcap: float | None = None,
     ) -> None:
-        self.hidden: SinglePrecisionArray = _checks.float32_matrix("hidden", hidden, "(n, d)")
-        self.head: SinglePrecisionArray = _checks.float32_matrix("head", head, "(V, d)")
+        self.hidden: ModelArray = _checks.model_matrix("hidden", hidden, "(n, d)")
+        self.head: ModelArray = _checks.model_matrix("head", head, "(V, d)")
         if self.hidden.shape[1] != self.head.shape[1]:
             raise ShapeError(
                 f"hidden: expected width {self.head.shape[1]}, that of head {self.head.shape}, got shape "
@@ -114,7 +114,7 @@ class SoftmaxKernel:
             z = np.where(np.isneginf(z), z, capped)
         return np.asarray(z / self.temperature)
 
-    def _head_arguments(self) -> tuple[SinglePrecisionArray, SinglePrecisionArray | None, float, float, float]:
+    def _head_arguments(self) -> tuple[ModelArray, SinglePrecisionArray | None, float, float, float]:
         return self.head, self.bias, self.scale, self.softcap, self.temperature
 
 

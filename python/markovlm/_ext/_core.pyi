@@ -2,25 +2,25 @@
 
 from typing import Any, TypeAlias
 
-from ..typing import FloatArray, IntArray, Progress, SinglePrecisionArray
+from ..typing import FloatArray, IntArray, ModelArray, Progress, SinglePrecisionArray
 
-Head: TypeAlias = tuple[SinglePrecisionArray, SinglePrecisionArray | None, float, float, float]
+Head: TypeAlias = tuple[ModelArray, SinglePrecisionArray | None, float, float, float]
 
 def build_info() -> dict[str, Any]: ...
 def softmax_stats(
-    hidden: SinglePrecisionArray,
+    hidden: ModelArray,
     head: Head,
     targets: IntArray | None,
     orders: list[float],
     top_k: int,
     token_ids: IntArray | None,
-    reference: tuple[SinglePrecisionArray, Head] | None,
+    reference: tuple[ModelArray, Head] | None,
     mean: bool,
     weights: FloatArray | None,
     num_threads: int,
     progress: Progress | None,
 ) -> dict[str, Any]: ...
-def first_non_finite(array: SinglePrecisionArray) -> tuple[int, int] | None: ...
+def first_non_finite(array: ModelArray) -> tuple[int, int] | None: ...
 def vector_exp(x: SinglePrecisionArray) -> SinglePrecisionArray: ...
 def vector_expm1(x: SinglePrecisionArray) -> SinglePrecisionArray: ...
 def vector_tanh(x: SinglePrecisionArray) -> SinglePrecisionArray: ...
