@@ -6,7 +6,7 @@ Everything takes the ``(n, V)`` float64 logits ``z`` of `logits`; a token with `
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -14,7 +14,9 @@ import mpmath  # type: ignore[import-untyped]
 import numpy as np
 from hypothesis import strategies as st
 
+import markovlm as mk
 from markovlm import SoftmaxKernel
+from markovlm._divergences import Divergence
 from markovlm.typing import ArrayInput, FloatArray, IntArray
 
 UNIT = 2.0**-24
@@ -130,15 +132,39 @@ def renyi(z: FloatArray, order: float) -> FloatArray:
     return np.asarray((m + np.log(np.exp(a_log_p - m[:, None]).sum(axis=1))) / (1 - order))
 
 
-def kl(reference: FloatArray, z: FloatArray) -> FloatArray:
-    """``KL(reference row i mod m || row i)``."""
-    reference = np.tile(reference, (len(z) // max(len(reference), 1), 1))
-    log_r, log_p = log_softmax(reference), log_softmax(z)
-    with np.errstate(invalid="ignore"):  # infinity less infinity, and zero times infinity
-        terms = np.exp(log_r) * (log_r - log_p)
-    terms[np.isneginf(log_p)] = np.inf  # however little the reference gives
-    terms[np.isneginf(log_r)] = 0.0
-    return np.asarray(terms.sum(axis=1))
+def divergence(D: Divergence, zp: FloatArray, zq: FloatArray) -> FloatArray:
+    """``D(p || q)`` of each row by its definition, in long double."""
+    if getattr(D, "reverse", False):
+        return divergence(replace(D, reverse=False), zq, zp)  # type: ignore[type-var, call-arg]
+    lp, lq = (log_softmax(z.astype(np.longdouble)) for z in (zp, zq))
+    p, q = np.exp(lp), np.exp(lq)
+    in_p, in_q = lp > -np.inf, lq > -np.inf
+    leaves = (in_p & ~in_q).any(axis=1)
+    order = 1.0 if isinstance(D, mk.KL) else 0.5 if isinstance(D, mk.SquaredHellinger) else 2.0
+    order = D.alpha if isinstance(D, mk.Renyi) else order
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        if isinstance(D, mk.TotalVariation):
+            value = np.abs(p - q).sum(axis=1) / 2
+        elif isinstance(D, mk.JensenShannon):
+            m = np.log((p + q) / 2)
+            value = (np.where(in_p, p * (lp - m), 0) + np.where(in_q, q * (lq - m), 0)).sum(axis=1) / 2
+        elif order == 1:
+            value = np.where(leaves, np.inf, np.where(in_p & in_q, p * (lp - lq), 0).sum(axis=1))
+        elif order == np.inf:
+            value = np.where(leaves, np.inf, np.where(in_p & in_q, lp - lq, -np.inf).max(axis=1))
+        else:
+            exponents = np.where(in_p & in_q, order * lp + (1 - np.longdouble(order)) * lq, -np.inf)
+            top = exponents.max(axis=1)
+            log_sum = top + np.log(np.exp(exponents - np.where(np.isneginf(top), 0, top)[:, None]).sum(axis=1))
+            value = log_sum / (order - 1)
+            if order > 1:
+                log_sum, value = (np.where(leaves, np.inf, x) for x in (log_sum, value))
+            if isinstance(D, mk.SquaredHellinger):
+                value = -np.expm1(log_sum)
+            if isinstance(D, mk.ChiSquared):
+                value = np.expm1(log_sum)
+    with np.errstate(over="ignore"):
+        return np.asarray(value, np.float64)
 
 
 def mean_prediction(z: FloatArray, weights: FloatArray | None = None) -> FloatArray:
@@ -235,18 +261,6 @@ class Bounds:
         power = 1 + np.where(a < 1, 1, -1) * total  # P / s
         return np.asarray(2 * (self.delta * slope + sums + relative * total / power / away))
 
-    def kl(self, reference: Bounds) -> FloatArray:
-        """KL = E_r[zr - z] + log Z - log Zr; the derivatives are p - r in z and r (log r/p - KL) in zr."""
-        r, z = reference.p, np.where(np.isneginf(self.z), reference.z, self.z)  # infinite there, and known exactly
-        gain = np.where(r > 0, reference.z - np.where(r > 0, z, 0.0), 0.0)
-        moved = expectation(r, np.abs(gain - expectation(r, gain)[:, None]))
-        size = np.abs(gain)
-        cross = (2 * SUM + UNIT * reference.mean_gap) * expectation(r, size) + UNIT * expectation(
-            r, size * reference.gap
-        )
-        logs = 2 * SUM + UNIT * (self.mean_gap + reference.mean_gap)
-        return np.asarray(2 * (self.delta * np.abs(self.p - r).sum(axis=1) + reference.delta * moved + cross + logs))
-
     def mean_prediction(self, weights: FloatArray | None = None) -> FloatArray:
         """(V,): a probability carries the errors of logit, normaliser and exponent, and a rounded weight."""
         w = np.ones(len(self.z)) if weights is None else np.asarray(weights, np.float64)
@@ -255,10 +269,66 @@ class Bounds:
         return np.asarray(w / w.sum() @ (self.p * relative))
 
 
+def divergence_bound(D: Divergence, zp: FloatArray, zq: FloatArray, eta: FloatArray, delta: FloatArray) -> FloatArray:
+    r"""How far a pass may be from `divergence`: (n,), to first order, doubled for the rest.
+
+    ``eta`` (n,) bounds the error of a log-ratio ``d = log q/p``, ``delta`` (n,) that of a logit of p; a probability is
+    off by ``rho = 2 delta + O(u)(1 + |log p|)``, relatively. The pass sums terms of one sign. Where ``|d| <= 4`` a term
+    is p times a function of d, and off by rho of itself, its slope times eta, and (where d is not larger than eta) its
+    curvature times eta²; elsewhere it is made of probabilities, each off by its rho.
+    """
+    if getattr(D, "reverse", False):
+        return divergence_bound(replace(D, reverse=False), zq, zp, eta, delta)  # type: ignore[type-var, call-arg]
+    lp, lq = log_softmax(zp), log_softmax(zq)
+    p, q = np.exp(lp), np.exp(lq)
+    in_p, in_q = lp > -np.inf, lq > -np.inf
+    d = np.where(in_p & in_q, np.where(in_q, lq, 0) - np.where(in_p, lp, 0), 0)
+    rho = 2 * delta[:, None] + SUM + 20 * UNIT + 3 * UNIT * (np.where(in_p, -lp, 0) + np.where(in_q, -lq, 0))
+    near = in_p & in_q & (np.abs(d) <= 4)
+    step = eta[:, None]
+
+    def sum_of(term: FloatArray, parts: FloatArray, slope: FloatArray, curvature: float = 1) -> FloatArray:
+        by_parts = rho * np.where(near, np.abs(term), parts)
+        return np.asarray((by_parts + np.abs(slope) * step + curvature * np.maximum(p, q) * step**2).sum(axis=1))
+
+    if isinstance(D, mk.TotalVariation):
+        return 2 * sum_of(p - q, p + q, q)
+    if isinstance(D, mk.JensenShannon):
+        tilt = np.log(np.where(q > 0, 2 * q, 1) / np.where(q > 0, p + q, 1))
+        return 2 * sum_of((p + q) * np.tanh(d / 2) ** 2, p + q, q * tilt)
+    order = D.alpha if isinstance(D, mk.Renyi) else 1.0 if isinstance(D, mk.KL) else 2.0
+    order = 0.5 if isinstance(D, mk.SquaredHellinger) else order
+    if order == np.inf:
+        return 2 * eta
+    if order == 1:
+        return 2 * sum_of(p * (np.expm1(np.minimum(d, 4)) - d), q + p * (1 + np.abs(d)), q - p)
+    b, toward_q = 1 - order, order < 0.5  # the pass exchanges p and q for small orders
+    exponents = np.where(in_p & in_q, np.where(in_p, lp, 0) + b * d, -np.inf)
+    mixed = np.exp(np.minimum(exponents, 100.0))  # where it is larger, terms are not what counts
+    top = np.where((in_p & in_q).any(axis=1), exponents.max(axis=1), 0)
+    share = np.exp(exponents - top[:, None])
+    c, weight, other = (order, q, p) if toward_q else (b, p, q)
+    error = sum_of(
+        mixed - weight - c * (other - weight),
+        mixed + weight + abs(c) * (p + q),
+        c * (mixed - other),
+        (1 + abs(c)) ** 2,
+    )
+    total = mixed.sum(axis=1)
+    by_exponents = (share * (rho + (1 + abs(b)) * step + 4 * UNIT * np.abs(b * d))).sum(axis=1)
+    of_log = by_exponents / np.maximum(share.sum(axis=1), 1e-9) + SUM
+    of_log = np.where(np.abs(total - 1) <= 0.5 + error, error / np.maximum(total, 0.4), of_log)
+    if order == 0:
+        of_log = ((rho + step) * np.where(in_p, 0, q)).sum(axis=1) / np.maximum(total, 1e-300)
+    if isinstance(D, mk.Renyi):
+        return np.asarray(2 * of_log / abs(b))
+    return np.asarray(2 * of_log * np.exp(np.clip(top + np.log(np.maximum(share.sum(axis=1), 1)), 0, 700)))
+
+
 def assert_within(name: str, actual: FloatArray, exact: FloatArray, bound: FloatArray) -> None:
     """``|actual - exact| <= bound`` everywhere, infinities equal; a failure names the worst place."""
     actual, exact, bound = (np.asarray(x, np.float64) for x in np.broadcast_arrays(actual, exact, bound))
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         excess = np.where(actual == exact, 0.0, np.abs(actual - exact) / bound)
     if not np.all(excess <= 1):  # also where it is NaN
         i = np.unravel_index(int(np.argmax(np.nan_to_num(excess, nan=np.inf))), excess.shape)

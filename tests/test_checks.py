@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from markovlm import SoftmaxKernel, mean_prediction, softmax_stats
+from markovlm import KL, Renyi, SoftmaxKernel, divergence, mean_prediction, softmax_stats
 from markovlm.errors import DTypeError, MarkovLMError, ShapeError, ValueRangeError
 
 NAN, INF = float("nan"), float("inf")
@@ -64,6 +64,8 @@ WRONG_VALUES: dict[str, Callable[[], object]] = {
     r"top_k: .* got -1": lambda: stats(P, top_k=-1),
     r"orders: expected Rényi orders in \[0, inf\], got -0.5": lambda: stats(P, orders=[1, -0.5]),
     r"orders: .* got nan": lambda: stats(P, orders=[NAN]),
+    r"reference: .* none was given": lambda: stats(P, divergences=[KL()]),
+    r"orders: .* got -1.0": lambda: Renyi(-1),
     r"num_threads: .* got 0": lambda: stats(P, num_threads=0),
     r"weights: expected finite values >= 0, got -2.0 at index 1": lambda: mean(P, [1, -2.0, 1]),
     r"weights: .* got nan at index 0": lambda: mean(P, [NAN, 1, 1]),
@@ -84,6 +86,7 @@ WRONG_SHAPES: dict[str, Callable[[], object]] = {
     r"reference: expected 4 tokens, as P has, got 3": lambda: stats(P, reference=kernel(H, W[:3])),
     r"reference: .* divides 3, the rows of P, got 2": lambda: stats(P, reference=P[:2]),
     r"reference: .* divides 3, the rows of P, got 0": lambda: stats(P, reference=P[:0]),
+    r"Q: expected 3 rows, as P has, got 2": lambda: divergence(P, P[:2], KL()),
     r"weights: expected shape \(3,\), .* got \(4,\)": lambda: mean(P, [1] * 4),
     r"P: expected at least one context": lambda: mean(P[:0]),
 }
@@ -102,6 +105,9 @@ WRONG_TYPES: dict[str, Callable[[], object]] = {
     r"top_k: expected an integer, got True": lambda: stats(P, top_k=True),
     r"top_k: expected an integer, got 1.0": lambda: stats(P, top_k=1.0),
     r"orders: expected a sequence of numbers, got 2.0": lambda: stats(P, orders=2.0),
+    r"D: expected a divergence such as mk.KL\(\) .*, got 'kl'": lambda: divergence(P, P, "kl"),  # type: ignore[arg-type]
+    r"D: Renyi needs its arguments": lambda: divergence(P, P, Renyi),  # type: ignore[arg-type]
+    r"orders: .* got \['a'\]": lambda: Renyi("a"),  # type: ignore[arg-type]
     r"num_threads: .* got 2.0": lambda: mean(P, num_threads=2.0),
     r"weights: expected real numbers, got bool": lambda: mean(P, [True] * 3),
 }
@@ -191,7 +197,7 @@ def test_tensors_of_other_types(dtype: torch.dtype, columns: slice) -> None:
     assert Q.bias is not None
     np.testing.assert_array_equal(Q.bias, tensor[:5, 0].float().numpy())
     R = SoftmaxKernel(tensor.float(), tensor[:5].float(), bias=tensor[:5, 0])
-    np.testing.assert_array_equal(softmax_stats(Q, reference=R).kl, softmax_stats(R, reference=Q).kl)
+    np.testing.assert_array_equal(divergence(Q, R, KL()), divergence(R, Q, KL()))
     for mixed in (Q, SoftmaxKernel(tensor.float(), tensor[:5], Q.bias), SoftmaxKernel(tensor, R.head, Q.bias)):
         np.testing.assert_array_equal(softmax_stats(mixed).entropy, softmax_stats(R).entropy)
 

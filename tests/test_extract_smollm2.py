@@ -142,6 +142,21 @@ def test_statistics_on_every_build(isa: str, run: Run, expected: np.ndarray[Any,
     assert 1.5 < found[2].mean() < 4.5  # an English model on English text; a wrongly read file gives some 10
 
 
+@pytest.mark.parametrize("distance", [1e-6, 1e-5, 1e-4, 1e-2, 1.0])
+def test_kl_between_nearby_states(run: Run, distance: float) -> None:
+    f = run.features
+    rows = np.arange(0, N, N // 48)
+    near = f.hidden[rows] + distance * np.random.default_rng(0).standard_normal((len(rows), WIDTH)).astype(np.float32)
+    P = mk.SoftmaxKernel(f.hidden[rows], f.head)
+    Q = mk.SoftmaxKernel(near, P.head)
+    log_p, log_q = (z - np.log(np.exp(z).sum(axis=1, keepdims=True)) for z in (P.logits(), Q.logits()))
+    d = log_q - log_p  # to some 1e-14
+    exact = (np.exp(log_p) * (np.expm1(d) - d)).sum(axis=1)
+    error = np.abs(mk.divergence(P, Q, mk.KL()) - exact)
+    print(f"KL of {np.median(exact):.1e}: largest relative error {(error / exact)[exact >= 1e-10].max(initial=0):.1e}")
+    assert (error <= 1e-2 * np.maximum(exact, 1e-10)).all()
+
+
 def test_the_reference_sees_an_error(run: Run) -> None:
     rows = np.arange(3)
     exact = reference(run.features, rows)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from markovlm import SoftmaxKernel, mean_prediction, softmax_stats
+from markovlm import KL, SoftmaxKernel, TotalVariation, mean_prediction, softmax_stats
 from markovlm.typing import Progress
 
 
@@ -35,17 +35,18 @@ def mean(P: SoftmaxKernel, progress: Progress | None) -> Any:
     return mean_prediction(P, progress=progress, num_threads=2)
 
 
-def kl(P: SoftmaxKernel, progress: Progress | None) -> Any:
-    return softmax_stats(P, reference=P[: P.shape[0] // 4], progress=progress, num_threads=2)
+def divergences(P: SoftmaxKernel, progress: Progress | None) -> Any:
+    wanted = [KL(), TotalVariation()]
+    return softmax_stats(P, reference=P[: P.shape[0] // 4], divergences=wanted, progress=progress, num_threads=2)
 
 
-PASSES = pytest.mark.parametrize("run", [stats, mean, kl])
+PASSES = pytest.mark.parametrize("run", [stats, mean, divergences])
 
 
 @PASSES
 @pytest.mark.parametrize("P", [SHORT, SHORT[:1], kernel(4000, 4000, 32)], ids=repr)
 def test_progress_rises_to_n(run: Callable[..., Any], P: SoftmaxKernel) -> None:
-    if run is kl:
+    if run is divergences:
         P = P[: max(1, P.shape[0] // 4 * 4)]
         if P.shape[0] == 1:
             P = P[np.zeros(4, int)]

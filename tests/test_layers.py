@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import reference
-from markovlm import IGNORED_TARGET, Features
+from markovlm import IGNORED_TARGET, KL, Features
 from markovlm._layers import layer_curves
 from markovlm._nll import entropy_of, nll
 from markovlm.errors import ValueRangeError
@@ -58,7 +58,7 @@ def test_against_explicit_distributions(options: dict[str, Any], every: int) -> 
     targets = f.targets[rows]
     known, safe = targets != IGNORED_TARGET, np.maximum(targets, 0)
     final = reference.logits(f.hidden[rows], f.head, f.bias, scale=f.scale, softcap=f.softcap)
-    final_bounds = Bounds(final, reference.logit_error(f.softmax_kernel()[rows]))
+    final_error = reference.logit_error(f.softmax_kernel()[rows])
     for i, layer in enumerate(curves.layer):
         kernel = f.softmax_kernel(layer) if layer < DEPTH else f.softmax_kernel()[rows]
         z, bounds = (
@@ -66,8 +66,11 @@ def test_against_explicit_distributions(options: dict[str, Any], every: int) -> 
             Bounds(reference.kernel_logits(kernel), reference.logit_error(kernel)),
         )
         loss, entropy = reference.nll(z, safe), reference.entropy(z)
-        exact = [loss, entropy, loss - entropy, reference.rank(z, safe) == 0, reference.kl(final, z)]
-        slack = [bounds.nll, bounds.entropy, bounds.nll + bounds.entropy, 0 * loss, bounds.kl(final_bounds)]
+        eta = final_error + bounds.delta + 4 * reference.UNIT * np.abs(final - z).max(axis=1)
+        exact = [loss, entropy, loss - entropy, reference.rank(z, safe) == 0]
+        exact.append(reference.divergence(KL(), final, z))
+        slack = [bounds.nll, bounds.entropy, bounds.nll + bounds.entropy, 0 * loss]
+        slack.append(reference.divergence_bound(KL(), final, z, eta, final_error))
         for name, values, bound in zip(CURVES, exact, slack, strict=True):
             assert abs(getattr(curves, name)[i] - values[known].mean()) <= bound.max() + 2**-45, name
         for q, order in enumerate(orders):

@@ -30,6 +30,7 @@ LAYERS = (
     {"errors", "typing"},
     {"_ext", "_store", "_sample_text"},
     {"_checks", "_bootstrap"},
+    {"_divergences"},
     {"_softmax"},
     {"_features"},
     {"_nll"},

@@ -22,6 +22,7 @@ struct MatrixView {
 
     const T* row(Index i) const { return data + i * stride; }
     explicit operator bool() const { return data != nullptr; }
+    bool operator==(const MatrixView&) const = default;  // the same memory, read in the same way
 };
 
 // The other floating types that models are kept in. Every value of theirs is a float; nothing is rounded to them here.
@@ -44,6 +45,8 @@ inline float widen(Float16 x) {  // finite ones, subnormal ones included: expone
 class FloatMatrix {
   public:
     FloatMatrix() = default;
+    bool operator==(const FloatMatrix&) const = default;
+
     template <class T>
     FloatMatrix(const MatrixView<T>& view) : view_(view) {}  // NOLINT: views convert
 

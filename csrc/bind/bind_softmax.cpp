@@ -38,9 +38,20 @@ void require(bool condition, const char* what) {
     if (!condition) throw std::invalid_argument(what);
 }
 
+Divergence::Kind divergence_kind(const std::string& name) {
+    using enum Divergence::Kind;
+    const std::pair<const char*, Divergence::Kind> kinds[] = {
+        {"kl", kl},       {"variation", variation},         {"jensen_shannon", jensen_shannon},
+        {"power", power}, {"largest_ratio", largest_ratio}, {"kept_mass", kept_mass}};
+    for (const auto& [known, kind] : kinds)
+        if (name == known) return kind;
+    throw std::invalid_argument("unknown divergence " + name);
+}
+
 py::dict stats(const py::array& hidden, const HeadArguments& head, const std::optional<Array<Index>>& targets,
                const std::vector<double>& orders, Index top_k, const std::optional<Array<Index>>& token_ids,
-               const std::optional<std::pair<py::array, HeadArguments>>& reference, bool mean,
+               const std::optional<std::pair<py::array, HeadArguments>>& reference,
+               const std::vector<std::tuple<std::string, double, bool>>& divergences, bool mean,
                const std::optional<Array<double>>& weights, int num_threads, const py::object& progress) {
     StatsRequest request;
     request.hidden = float_matrix(hidden);
@@ -79,7 +90,9 @@ py::dict stats(const py::array& hidden, const HeadArguments& head, const std::op
                     request.reference_head.vocabulary() == request.head.vocabulary() &&
                     (request.reference.rows() > 0 ? n % request.reference.rows() == 0 : n == 0),
                 "reference does not fit");
-        allocate("kl", {n}, result.kl);
+        for (const auto& [kind, order, reverse] : divergences)
+            request.divergences.push_back({divergence_kind(kind), order, reverse});
+        allocate("divergences", {n, static_cast<Index>(divergences.size())}, result.divergences);
     }
     if (mean) {
         request.weights = vector(weights, request.contexts());
@@ -139,7 +152,7 @@ py::array_t<float> elementwise(const Array<float>& x) {
 void register_softmax(py::module_& module) {
     using namespace py::literals;
     module.def("softmax_stats", &stats, "hidden"_a, "head"_a, "targets"_a, "orders"_a, "top_k"_a, "token_ids"_a,
-               "reference"_a, "mean"_a, "weights"_a, "num_threads"_a, "progress"_a);
+               "reference"_a, "divergences"_a, "mean"_a, "weights"_a, "num_threads"_a, "progress"_a);
     module.def("first_non_finite", &first_non_finite, "array"_a);
     // For the tests against mpmath: the vector functions on a plain array.
     module.def("vector_exp", &elementwise<exp>, "x"_a);

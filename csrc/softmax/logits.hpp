@@ -33,7 +33,14 @@ struct Head {
 
     Index vocabulary() const { return weight.rows(); }
     Index width() const { return weight.cols(); }
+    bool has(Index token) const { return !bias || bias[token] != -INFINITY; }
 };
+
+// Whether logits of the two differ by the product with the difference of the states.
+inline bool same_linear_head(const Head& a, const Head& b) {
+    return a.weight == b.weight && a.bias == b.bias && a.scale == b.scale && a.temperature == b.temperature &&
+           a.softcap == 0 && b.softcap == 0;
+}
 
 // Components are summed from small to large. States of language models have a few components far larger than the rest,
 // and every term that follows such a one is rounded at its size. Within a run of the head's memory, and among the runs,
@@ -69,7 +76,7 @@ class SummationOrder {
     std::vector<std::int32_t> order_;
 };
 
-// Panels of up to kLanes contexts, transposed, components in the order of summation; missing lanes repeat the first
+// Panels of up to kLanes contexts, transposed, components in an order of summation; missing lanes repeat the first
 // context, so that no lane is special.
 class Panels {
   public:
@@ -79,16 +86,32 @@ class Panels {
     Index count() const { return count_; }
     const float* operator[](Index p) const { return states_.data() + p * order_.width() * kLanes; }  // (d, kLanes)
 
-    void pack(Index p, const FloatMatrix& hidden, Index first, Index count) {
+    void pack(Index p, Index count, const FloatMatrix& hidden, Index first) {
         hidden.visit([&](const auto& states) {
-            float* out = states_.data() + p * order_.width() * kLanes;
-            for (Index j = 0; j < order_.width(); ++j)
-                for (Index i = 0; i < kLanes; ++i)
-                    out[j * kLanes + i] = widen(states.row(first + (i < count ? i : 0))[order_[j]]);
+            fill(p, count, [&](Index i, Index component) { return widen(states.row(first + i)[component]); });
+        });
+    }
+
+    // hidden less reference
+    void pack_difference(Index p, Index count, const FloatMatrix& hidden, Index first, const FloatMatrix& reference,
+                         Index reference_first) {
+        hidden.visit([&](const auto& states) {
+            reference.visit([&](const auto& others) {
+                fill(p, count, [&](Index i, Index component) {
+                    return widen(states.row(first + i)[component]) - widen(others.row(reference_first + i)[component]);
+                });
+            });
         });
     }
 
   private:
+    template <class Value>
+    void fill(Index p, Index count, Value value) {
+        float* out = states_.data() + p * order_.width() * kLanes;
+        for (Index j = 0; j < order_.width(); ++j)
+            for (Index i = 0; i < kLanes; ++i) out[j * kLanes + i] = value(i < count ? i : 0, order_[j]);
+    }
+
     const SummationOrder& order_;
     Index count_;
     AlignedBuffer<float> states_;
@@ -105,23 +128,28 @@ class LogitTile {
           gain_(static_cast<float>(head.softcap > 0 ? head.scale / head.softcap : head.scale / head.temperature)),
           cap_(static_cast<float>(head.softcap / head.temperature)) {}
 
-    // Logits of `count` <= kTile consecutive tokens for `panels` consecutive panels: z is (panels, kTile, kLanes).
-    void operator()(const float* states, Index panels, Index first_token, Index count, float* packed, float* z) const {
-        produce(states, panels, count, packed, z, [=](Index i) { return first_token + i; });
+    // Logits of `count` <= kTile consecutive tokens for consecutive panels: z is (panels, kTile, kLanes). The last
+    // `differences` of the panels hold differences of states and give differences of logits; a linear head has these.
+    void operator()(const float* states, Index panels, Index differences, Index first_token, Index count, float* packed,
+                    float* z) const {
+        produce(states, panels, differences, count, packed, z, [=](Index i) { return first_token + i; });
     }
     // The same for the tokens ids[0 .. count).
-    void operator()(const float* states, Index panels, const Index* ids, Index count, float* packed, float* z) const {
-        produce(states, panels, count, packed, z, [=](Index i) { return ids[i]; });
+    void operator()(const float* states, Index panels, Index differences, const Index* ids, Index count, float* packed,
+                    float* z) const {
+        produce(states, panels, differences, count, packed, z, [=](Index i) { return ids[i]; });
     }
 
   private:
     template <class Token>
-    void produce(const float* states, Index panels, Index count, float* packed, float* z, Token token) const {
+    void produce(const float* states, Index panels, Index differences, Index count, float* packed, float* z,
+                 Token token) const {
         head_.weight.visit([&](const auto& weight) { multiply(weight, states, panels, count, packed, z, token); });
-        if (head_.bias || gain_ != 1.0f || head_.softcap > 0)
-            for (Index p = 0; p < panels; ++p)
-                for (Index i = 0; i < count; ++i)
-                    finish(z + p * kSize + i * kLanes, head_.bias ? head_.bias[token(i)] : 0.0f);
+        if (!head_.bias && gain_ == 1.0f && head_.softcap == 0) return;
+        for (Index p = 0; p < panels; ++p)
+            for (Index i = 0; i < count; ++i)
+                finish(z + p * kSize + i * kLanes,
+                       head_.bias && p < panels - differences ? head_.bias[token(i)] : 0.0f);
     }
 
     template <class T, class Token>

@@ -90,14 +90,12 @@ struct SoftmaxSums {
         }
     }
 
-    // Adds a tile whose maximum was raised to before. Leaves e^{z - m} in `exponentials` if that is not null; it may be
-    // z itself.
-    void add(const float* z, Index count, float* exponentials) {
+    // Adds a tile whose maximum was raised to before.
+    void add(const float* z, Index count) {
         sum_over_tokens<2>(count, {sum, weighted}, [&](Index t, int half) {
             // Below -87 the exponential is zero; the bound keeps 0 * -inf out of the weighted sum.
             const Vec u = at_least(load(z + t * kLanes + half) - load(maximum + half), -88.0f);
             const Vec e = exp(u);
-            if (exponentials) store(exponentials + t * kLanes + half, e);
             return std::array<Vec, 2>{e, e * u};
         });
     }
@@ -107,6 +105,20 @@ struct SoftmaxSums {
         for (int i = 0; i < kLanes; ++i) {
             sum[i] += other.sum[i];
             weighted[i] += other.weighted[i];
+        }
+    }
+};
+
+// log p = (z - maximum) - log_sum, lane by lane: keeps its digits where the maximum is huge and log Z, their sum, does
+// not.
+struct Normalizer {
+    double maximum[kLanes], log_sum[kLanes];
+
+    Normalizer() = default;
+    explicit Normalizer(const SoftmaxSums& sums) {
+        for (int i = 0; i < kLanes; ++i) {
+            maximum[i] = sums.maximum[i];
+            log_sum[i] = std::log(sums.sum[i]);
         }
     }
 };
@@ -173,6 +185,29 @@ class PowerSums {
 
     const std::vector<double>* orders_;
     std::vector<double> totals_;
+};
+
+// What one chunk of the vocabulary adds to one panel of rows.
+struct PanelSums {
+    explicit PanelSums(const std::vector<double>& orders) : powers(orders) {}
+
+    void raise_maximum(const float* other) {
+        const Raise raise = softmax.raise_maximum(other);
+        powers.rescale(raise, softmax);
+        softmax.rescale(raise);
+    }
+
+    void merge(PanelSums other) {
+        raise_maximum(other.softmax.maximum);
+        other.raise_maximum(softmax.maximum);
+        softmax.add(other.softmax);
+        powers.add(other.powers);
+        for (int i = 0; i < kLanes; ++i) greater[i] += other.greater[i];
+    }
+
+    SoftmaxSums softmax;
+    PowerSums powers;
+    Index greater[kLanes] = {};
 };
 
 }  // namespace markovlm

@@ -1,6 +1,7 @@
 #include "softmax/stats.hpp"
 
 #include "base/parallel.hpp"
+#include "softmax/block.hpp"
 #include "softmax/reductions.hpp"
 #include "softmax/top_tokens.hpp"
 
@@ -10,78 +11,21 @@ namespace markovlm {
 namespace {
 
 constexpr Index kRows = 512;            // in a block: enough to hide what packing a piece of the head costs
-constexpr Index kSlabBytes = 96 << 20;  // of exponentials that wait for their normalisers where a mean is wanted
+constexpr Index kSlabBytes = 56 << 20;  // of logits that wait for the normalisers of their rows
 constexpr Index kTopEntries = 1 << 20;  // of all rows in a block
 constexpr Index kChunk = 4 * kTile;     // tokens that a thread takes at a time; chunks are merged in their order
 
-constexpr Index divided_up(Index a, Index b) { return (a + b - 1) / b; }
-
-// How many rows are taken at a time: all groups of some contexts, or some groups of one panel of contexts.
-struct Extent {
-    Index contexts, groups;
-
-    Extent(const StatsRequest& request, bool mean) {
-        const Index row_bytes =
-            divided_up(request.head.vocabulary(), kTile) * kTile * static_cast<Index>(sizeof(float));
-        Index rows = kRows;
-        if (mean) rows = std::min(rows, kSlabBytes / row_bytes);
-        if (request.top_k > 0) rows = std::min(rows, kTopEntries / request.top_k);
-        groups = evenly(request.groups(), rows / kLanes);
-        contexts = kLanes * evenly(divided_up(request.contexts(), kLanes), rows / (groups * kLanes));
-    }
-
-  private:
-    // The size of parts of `total` that are as equal as can be, at most `most` each and at least 1.
-    static Index evenly(Index total, Index most) {
-        return divided_up(total, divided_up(total, std::max<Index>(1, most)));
-    }
-};
-
-// The rows of one block: groups [first_group, first_group + groups) of contexts [first, last). Panels come group by
-// group.
-struct Block {
-    Index first, last, first_group, groups;
-
-    Index context_panels() const { return divided_up(last - first, kLanes); }
-    Index panels() const { return context_panels() * groups; }
-    Index rows() const { return (last - first) * groups; }
-    Index panel_first(Index p) const { return first + p % context_panels() * kLanes; }  // context
-    Index panel_group(Index p) const { return first_group + p / context_panels(); }
-    Index lanes(Index p) const { return std::min<Index>(kLanes, last - panel_first(p)); }
-};
-
-// What one chunk of the vocabulary adds to one panel of rows.
-struct PanelSums {
-    explicit PanelSums(const std::vector<double>& orders) : powers(orders) {}
-
-    void raise_maximum(const float* other) {
-        const Raise raise = softmax.raise_maximum(other);
-        powers.rescale(raise, softmax);
-        softmax.rescale(raise);
-    }
-
-    void merge(PanelSums other) {
-        raise_maximum(other.softmax.maximum);
-        other.raise_maximum(softmax.maximum);
-        softmax.add(other.softmax);
-        powers.add(other.powers);
-        for (int i = 0; i < kLanes; ++i) greater[i] += other.greater[i];
-    }
-
-    SoftmaxSums softmax;
-    PowerSums powers;
-    Index greater[kLanes] = {};
-    double cross[kLanes] = {};  // sum of e^{zr - mr} (zr - z), zr and its running maximum mr from the reference
-};
-
 // Scratch memory of one thread.
 struct Worker {
-    AlignedBuffer<float> packed{LogitTile::kPackedSize}, z, reference_z, reference_exponentials{LogitTile::kSize};
+    AlignedBuffer<float> packed{LogitTile::kPackedSize}, own{LogitTile::kSize}, z;
+    PairTile pairs;
     std::vector<TopTokens> top;  // of every row of the block, over the chunks that this thread took
 };
 
 // Rows are taken block by block, and all threads share the vocabulary of a block: so a piece of the head is packed once
-// for many rows, and even a single row occupies every thread.
+// for many rows, and even a single row occupies every thread. What needs normalised rows waits in a slab: the logits of
+// the block's reference rows, and of its rows, or by how much these are above the reference where one linear head
+// serves both. Then they are exact to the size of the difference.
 class StatsPass {
   public:
     StatsPass(const StatsRequest& request, const StatsResult& result, int num_threads)
@@ -91,79 +35,153 @@ class StatsPass {
           tiles_(divided_up(vocabulary_, kTile)),
           chunks_(divided_up(vocabulary_, kChunk)),
           num_threads_(static_cast<int>(std::min<Index>(num_threads, tiles_))),
-          extent_(request, result.mean),
-          order_(request.hidden),
+          with_slab_(request.reference || result.mean),
+          differences_(request.reference && same_linear_head(request.head, request.reference_head)),
+          extent_(most_rows(request, with_slab_), request.contexts(), request.groups(),
+                  static_cast<bool>(request.reference)),
+          order_(differences_ ? request.reference : request.hidden),
           reference_order_(request.reference),
           logits_(request.head, order_),
           reference_logits_(request.reference_head, reference_order_),
           support_(count_support(request.head)),
-          outside_support_(leaves_support(request.reference_head, request.head)),
-          states_(most_panels(), order_),
-          reference_states_(request.reference ? extent_.contexts / kLanes : 0, reference_order_),
+          supports_(request.reference_head, request.head),
+          states_(most_panels() + (differences_ ? most_context_panels() : 0), order_),
+          reference_states_(request.reference && !differences_ ? most_context_panels() : 0, reference_order_),
           target_logits_(most_panels() * kLanes),
-          maxima_(most_panels() * kLanes),
-          log_sums_(most_panels() * kLanes),
-          slab_(result.mean ? tiles_ * most_panels() * LogitTile::kSize : 0),
-          slab_maxima_(result.mean ? tiles_ * most_panels() * kLanes : 0) {
-        const Index own = result.mean ? 0 : most_panels(), reference = reference_states_.count();
+          normalizers_(static_cast<std::size_t>(most_panels())),
+          reference_normalizers_(static_cast<std::size_t>(most_context_panels())),
+          log_z_gaps_(most_panels() * kLanes),
+          slab_(with_slab_ ? tiles_ * (most_panels() + most_context_panels()) * LogitTile::kSize : 0) {
         const auto rows = static_cast<std::size_t>(request.top_k > 0 ? most_panels() * kLanes : 0);
         for (int i = 0; i < num_threads_; ++i)
-            workers_.push_back({.z = AlignedBuffer<float>(own * LogitTile::kSize),
-                                .reference_z = AlignedBuffer<float>(reference * LogitTile::kSize),
+            workers_.push_back({.z = AlignedBuffer<float>(with_slab_ ? 0 : most_panels() * LogitTile::kSize),
+                                .pairs = {},
                                 .top = std::vector(rows, TopTokens(request.top_k))});
     }
 
     void operator()(const Watch& watch) {
         if (out_.mean) std::fill_n(out_.mean, in_.groups() * vocabulary_, 0.0);
-        Index done = 0;
-        const auto still = [&](Index) { watch(done); };
         for (Index first = 0; first < in_.contexts(); first += extent_.contexts)
             for (Index group = 0; group < in_.groups(); group += extent_.groups) {
                 block_ = {first, std::min(in_.contexts(), first + extent_.contexts), group,
                           std::min(in_.groups() - group, extent_.groups)};
-                sums_.assign(static_cast<std::size_t>(chunks_ * block_.panels()), PanelSums(in_.orders));
-                reference_sums_.assign(static_cast<std::size_t>(in_.reference ? chunks_ * block_.context_panels() : 0),
-                                       SoftmaxSums());
-                parallel_blocks(
-                    block_.panels(), num_threads_, [&](Index p, int w, const StopToken&) { prepare(p, worker(w)); },
-                    still);
-                parallel_blocks(
-                    chunks_, num_threads_, [&](Index c, int w, const StopToken& stop) { reduce(c, worker(w), stop); },
-                    [&](Index c) { watch(done + block_.rows() * c / chunks_); });
-                done += block_.rows();
-                parallel_blocks(
-                    block_.panels(), num_threads_, [&](Index p, int, const StopToken&) { write(p); }, still);
-                if (out_.mean)
-                    parallel_blocks(
-                        tiles_, num_threads_, [&](Index t, int, const StopToken&) { add_to_mean(t); }, still);
+                run_block(watch);
+                rows_done_ += block_.rows();
             }
+        watch(rows_done_);
     }
 
   private:
-    Index most_panels() const { return extent_.contexts / kLanes * extent_.groups; }
-    Worker& worker(int i) { return workers_[static_cast<std::size_t>(i)]; }
-    PanelSums& sums(Index chunk, Index p) { return sums_[static_cast<std::size_t>(chunk * block_.panels() + p)]; }
-    SoftmaxSums& reference_sums(Index chunk, Index p) {
-        const Index context_panels = block_.context_panels();
-        return reference_sums_[static_cast<std::size_t>(chunk * context_panels + p % context_panels)];
+    static Index most_rows(const StatsRequest& request, bool with_slab) {
+        const Index row_bytes =
+            divided_up(request.head.vocabulary(), kTile) * kTile * static_cast<Index>(sizeof(float));
+        Index rows = kRows;
+        if (with_slab) rows = std::min(rows, kSlabBytes / row_bytes);
+        if (request.top_k > 0) rows = std::min(rows, kTopEntries / request.top_k);
+        return rows;
     }
+    Index most_context_panels() const { return extent_.contexts / kLanes; }
+    Index most_panels() const { return most_context_panels() * extent_.groups; }
+    Index reference_panels() const { return in_.reference ? block_.context_panels() : 0; }
     Index first_row(Index p) const { return block_.panel_group(p) * in_.contexts() + block_.panel_first(p); }
 
-    // Packs the states of a panel; logits of its targets and of chosen tokens, by the same arithmetic as all others, so
-    // that the rank can compare them exactly.
-    void prepare(Index p, Worker& worker) {
-        const Index row = first_row(p), lanes = block_.lanes(p);
-        states_.pack(p, in_.hidden, row, lanes);
-        if (in_.reference && p < block_.context_panels())
-            reference_states_.pack(p, in_.reference, block_.panel_first(p), lanes);
-        for (int i = 0; i < kLanes && in_.top_k > 0; ++i)
-            for (Worker& any : workers_) any.top[static_cast<std::size_t>(p * kLanes + i)].clear();
+    template <class T>
+    static T& at(std::vector<T>& values, Index i) {
+        return values[static_cast<std::size_t>(i)];
+    }
+    PanelSums& sums(Index chunk, Index p) { return at(sums_, chunk * block_.panels() + p); }
+    SoftmaxSums& reference_sums(Index chunk, Index c) { return at(reference_sums_, chunk * reference_panels() + c); }
+    DivergenceSums& divergence_sums(Index chunk, Index p) { return at(divergence_sums_, chunk * block_.panels() + p); }
 
-        AlignedBuffer<float> z(LogitTile::kSize);
-        Index ids[kTile];
+    // How far a block is before, and after, its rows have been multiplied: what is reported meanwhile.
+    enum class Progress { before, rising, after };
+
+    // body(task, worker, stop) for each task
+    template <class Body>
+    void parallel(const Watch& watch, Progress progress, Index tasks, Body body) {
+        parallel_blocks(
+            tasks, num_threads_,
+            [&](Index task, int w, const StopToken& stop) { body(task, workers_[static_cast<std::size_t>(w)], stop); },
+            [&](Index done) {
+                watch(rows_done_ + (progress == Progress::before   ? 0
+                                    : progress == Progress::rising ? block_.rows() * done / tasks
+                                                                   : block_.rows()));
+            });
+    }
+
+    void run_block(const Watch& watch) {
+        const Index panels = block_.panels();
+        const auto for_panels = [&](Progress progress, Index count, auto body) {
+            parallel(watch, progress, count, [&](Index p, Worker& worker, const StopToken&) { body(p, worker); });
+        };
+        sums_.assign(static_cast<std::size_t>(chunks_ * panels), PanelSums(in_.orders));
+        reference_sums_.assign(static_cast<std::size_t>(chunks_ * reference_panels()), SoftmaxSums());
+        for_panels(Progress::before, reference_panels(), [&](Index c, Worker&) { pack_reference(c); });
+        for_panels(Progress::before, panels, [&](Index p, Worker&) { pack(p); });
+        for_panels(Progress::before, panels, [&](Index p, Worker& worker) { choose(p, worker); });
+        parallel(watch, Progress::rising, chunks_,
+                 [&](Index c, Worker& worker, const StopToken& stop) { reduce(c, worker, stop); });
+        for_panels(Progress::after, reference_panels(), [&](Index c, Worker&) { normalize_reference(c); });
+        for_panels(Progress::after, panels, [&](Index p, Worker&) { write(p); });
+        if (!in_.divergences.empty()) {
+            centres_.assign(static_cast<std::size_t>(panels), DivergenceSums(in_.divergences));
+            if (DivergenceSums::need_centre(in_.divergences)) {
+                sweep(watch, true);
+                for_panels(Progress::after, panels, [&](Index p, Worker&) { centre(p); });
+            }
+            sweep(watch, false);
+            for_panels(Progress::after, panels, [&](Index p, Worker&) { write_divergences(p); });
+        }
+        if (out_.mean)
+            for_panels(Progress::after, tiles_, [&](Index tile, Worker& worker) { add_to_mean(tile, worker); });
+    }
+
+    // Logits of a tile for the panels of the block, after those of the reference: in the slab if there is one.
+    float* tile_of(Index tile, Worker& worker) {
+        return with_slab_ ? slab_.data() + tile * (reference_panels() + block_.panels()) * LogitTile::kSize
+                          : worker.z.data();
+    }
+    // The logits of panel p in such a tile.
+    const float* logits_of(const float* z, Index p, Index count, Worker& worker) const {
+        const float* own = z + (reference_panels() + p) * LogitTile::kSize;
+        if (!differences_) return own;
+        const float* reference = z + block_.context_panel(p) * LogitTile::kSize;
+        for (Index i = 0; i < count * kLanes; i += kWidth)
+            store(worker.own.data() + i, load(reference + i) + load(own + i));
+        return worker.own.data();
+    }
+
+    void pack_reference(Index c) {
+        Panels& to = differences_ ? states_ : reference_states_;
+        to.pack(c, block_.lanes(c), in_.reference, block_.panel_first(c));
+    }
+
+    void pack(Index p) {
+        const Index lanes = block_.lanes(p), row = first_row(p);
+        if (differences_)
+            states_.pack_difference(reference_panels() + p, lanes, in_.hidden, row, in_.reference,
+                                    block_.panel_first(p));
+        else
+            states_.pack(p, lanes, in_.hidden, row);
+        for (Index i = 0; i < kLanes && in_.top_k > 0; ++i)
+            for (Worker& worker : workers_) at(worker.top, p * kLanes + i).clear();
+    }
+
+    // Logits of targets and of chosen tokens, by the same arithmetic as all others: the rank can compare them exactly.
+    void choose(Index p, Worker& worker) {
+        const Index row = first_row(p), lanes = block_.lanes(p);
+        AlignedBuffer<float> z(LogitTile::kSize), reference(LogitTile::kSize);
+        const auto logits = [&](const Index* ids, Index count) {
+            const Index own = (differences_ ? reference_panels() : 0) + p;
+            logits_(states_[own], 1, differences_, ids, count, worker.packed.data(), z.data());
+            if (!differences_) return;
+            logits_(states_[block_.context_panel(p)], 1, 0, ids, count, worker.packed.data(), reference.data());
+            for (Index i = 0; i < count * kLanes; ++i) z.data()[i] += reference.data()[i];
+        };
         const auto diagonal = [&](auto id_of_row) {  // one token per lane
+            Index ids[kLanes];
             for (Index i = 0; i < kLanes; ++i) ids[i] = i < lanes ? id_of_row(row + i) : 0;
-            logits_(states_[p], 1, ids, kLanes, worker.packed.data(), z.data());
+            logits(ids, kLanes);
         };
         if (in_.targets) {
             diagonal([&](Index r) { return std::max<Index>(in_.targets[r], 0); });
@@ -174,7 +192,7 @@ class StatsPass {
         if (in_.token_ids.rows == 1) {
             for (Index c = 0; c < chosen; c += kTile) {
                 const Index count = std::min<Index>(kTile, chosen - c);
-                logits_(states_[p], 1, in_.token_ids.data + c, count, worker.packed.data(), z.data());
+                logits(in_.token_ids.data + c, count);
                 for (Index t = 0; t < count; ++t)
                     for (Index i = 0; i < lanes; ++i) log_prob(i, c + t) = z.data()[t * kLanes + i];
             }
@@ -186,123 +204,99 @@ class StatsPass {
         }
     }
 
-    // One chunk of the vocabulary for all rows of the block.
+    // use(tile, its first token, how many) for the tiles of a chunk
+    template <class Use>
+    void for_each_tile(Index chunk, const StopToken& stop, Use use) const {
+        constexpr Index tiles = kChunk / kTile;
+        for (Index tile = chunk * tiles; tile < std::min(tiles_, (chunk + 1) * tiles) && !stop.requested(); ++tile)
+            use(tile, tile * kTile, std::min<Index>(kTile, vocabulary_ - tile * kTile));
+    }
+
+    // One chunk of the vocabulary for all rows of the block: products, and sums relative to running maxima.
     void reduce(Index chunk, Worker& worker, const StopToken& stop) {
-        const Index panels = block_.panels(), context_panels = block_.context_panels();
-        for (Index tile = chunk * (kChunk / kTile); tile < tiles_ && tile < (chunk + 1) * (kChunk / kTile); ++tile) {
-            if (stop.requested()) return;
-            const Index token = tile * kTile, count = std::min<Index>(kTile, vocabulary_ - token);
-            float* z = out_.mean ? slab_.data() + tile * panels * LogitTile::kSize : worker.z.data();
-            logits_(states_[0], panels, token, count, worker.packed.data(), z);
-            if (in_.reference)
-                reference_logits_(reference_states_[0], context_panels, token, count, worker.packed.data(),
-                                  worker.reference_z.data());
-            for (Index c = 0; c < context_panels; ++c) {
-                const float* zr = worker.reference_z.data() + c * LogitTile::kSize;
-                float* er = worker.reference_exponentials.data();
-                Raise raise;
-                if (in_.reference) raise = absorb(zr, count, er, reference_sums(chunk, c));
-                for (Index p = c; p < panels; p += context_panels) {
-                    float* zp = z + p * LogitTile::kSize;
-                    if (in_.reference) add_cross(zp, zr, er, count, raise, sums(chunk, p));
-                    absorb(zp, token, count, p, worker, sums(chunk, p));
-                    if (out_.mean)
-                        std::copy_n(sums(chunk, p).softmax.maximum, kLanes,
-                                    slab_maxima_.data() + (tile * panels + p) * kLanes);
-                }
+        const Index panels = block_.panels(), reference = reference_panels();
+        for_each_tile(chunk, stop, [&](Index tile, Index token, Index count) {
+            float* z = tile_of(tile, worker);
+            float* own = z + reference * LogitTile::kSize;
+            if (differences_) {
+                logits_(states_[0], reference + panels, panels, token, count, worker.packed.data(), z);
+            } else {
+                if (in_.reference)
+                    reference_logits_(reference_states_[0], reference, 0, token, count, worker.packed.data(), z);
+                logits_(states_[0], panels, 0, token, count, worker.packed.data(), own);
             }
-        }
+            for (Index c = 0; c < reference; ++c) {
+                alignas(64) float tile_max[kLanes];
+                SoftmaxSums& into = reference_sums(chunk, c);
+                lane_maxima(z + c * LogitTile::kSize, count, tile_max);
+                into.rescale(into.raise_maximum(tile_max));
+                into.add(z + c * LogitTile::kSize, count);
+            }
+            for (Index p = 0; p < panels; ++p)
+                absorb(logits_of(z, p, count, worker), token, count, p, worker, sums(chunk, p));
+        });
     }
 
-    static Raise absorb(const float* z, Index count, float* exponentials, SoftmaxSums& sums) {
-        alignas(64) float tile_max[kLanes];
-        lane_maxima(z, count, tile_max);
-        const Raise raise = sums.raise_maximum(tile_max);
-        sums.rescale(raise);
-        sums.add(z, count, exponentials);
-        return raise;
-    }
-
-    void absorb(float* z, Index token, Index count, Index p, Worker& worker, PanelSums& sums) {
+    void absorb(const float* z, Index token, Index count, Index p, Worker& worker, PanelSums& into) {
         alignas(64) float tile_max[kLanes];
         lane_maxima(z, count, tile_max);
         for (Index i = 0; i < kLanes && in_.top_k > 0; ++i) {
-            TopTokens& top = worker.top[static_cast<std::size_t>(p * kLanes + i)];
+            TopTokens& top = at(worker.top, p * kLanes + i);
             if (!(tile_max[i] > top.threshold())) continue;
             for (Index t = 0; t < count; ++t)
                 if (z[t * kLanes + i] > top.threshold()) top.offer(z[t * kLanes + i], token + t);
         }
-        if (in_.targets) count_greater(z, count, target_logits_.data() + p * kLanes, sums.greater);
-        sums.raise_maximum(tile_max);
-        sums.powers.add(z, count, sums.softmax.maximum);
-        sums.softmax.add(z, count, out_.mean ? z : nullptr);
+        if (in_.targets) count_greater(z, count, target_logits_.data() + p * kLanes, into.greater);
+        into.raise_maximum(tile_max);
+        into.powers.add(z, count, into.softmax.maximum);
+        into.softmax.add(z, count);
     }
 
-    static void add_cross(const float* z, const float* zr, const float* er, Index count, const Raise& raise,
-                          PanelSums& sums) {
-        for (int i = 0; raise.needed && i < kLanes; ++i)
-            if (sums.cross[i] != 0.0) sums.cross[i] *= std::exp(-raise.by[i]);
-        sum_over_tokens<1>(count, {sums.cross}, [&](Index t, int half) {
-            const Index at = t * kLanes + half;
-            const Vec weight = load(er + at);
-            return std::array<Vec, 1>{weight == 0.0f ? Vec{} : weight * (load(zr + at) - load(z + at))};
-        });
+    void normalize_reference(Index c) {
+        SoftmaxSums total;
+        for (Index chunk = 0; chunk < chunks_; ++chunk) {
+            SoftmaxSums part = reference_sums(chunk, c);
+            total.rescale(total.raise_maximum(part.maximum));
+            part.rescale(part.raise_maximum(total.maximum));
+            total.add(part);
+        }
+        at(reference_normalizers_, c) = Normalizer(total);
     }
 
     // Merges the chunks of a panel and writes what they give.
     void write(Index p) {
         PanelSums total = sums(0, p);
         for (Index chunk = 1; chunk < chunks_; ++chunk) total.merge(sums(chunk, p));
-        SoftmaxSums reference;
-        double cross[kLanes] = {};
-        if (in_.reference) {
-            for (Index chunk = 0; chunk < chunks_; ++chunk) {
-                SoftmaxSums part = reference_sums(chunk, p);
-                reference.rescale(reference.raise_maximum(part.maximum));
-                part.rescale(part.raise_maximum(reference.maximum));
-                reference.add(part);
-            }
-            for (Index chunk = 0; chunk < chunks_; ++chunk)
-                for (int i = 0; i < kLanes; ++i)
-                    if (const double part = sums(chunk, p).cross[i]; part != 0.0)
-                        cross[i] += part * std::exp(static_cast<double>(reference_sums(chunk, p).maximum[i]) -
-                                                    reference.maximum[i]);
-        }
-        for (Index i = 0; i < block_.lanes(p); ++i) {
-            write_row(p, i, total);
-            if (!in_.reference) continue;
-            const double log_normalizer = out_.log_normalizer[first_row(p) + i];
-            const double reference_log_normalizer = reference.maximum[i] + std::log(reference.sum[i]);
-            const double kl = cross[i] / reference.sum[i] + (log_normalizer - reference_log_normalizer);
-            out_.kl[first_row(p) + i] = outside_support_ ? INFINITY : not_below_zero(kl);
-        }
+        const Normalizer& own = at(normalizers_, p) = Normalizer(total.softmax);
+        for (Index i = 0; i < block_.lanes(p); ++i) write_row(p, i, own.maximum[i], own.log_sum[i], total);
+        if (!in_.reference) return;
+        const Normalizer& reference = at(reference_normalizers_, block_.context_panel(p));
+        for (Index i = 0; i < kLanes; ++i)
+            log_z_gaps_.data()[p * kLanes + i] =
+                (own.maximum[i] - reference.maximum[i]) + (own.log_sum[i] - reference.log_sum[i]);
     }
 
-    void write_row(Index p, Index i, const PanelSums& total) {
-        // log p = (z - m) - log s: keeps its digits where the maximum m is huge and log Z = m + log s does not
-        const double maximum = total.softmax.maximum[i], sum = total.softmax.sum[i], log_sum = std::log(sum);
-        const Index row = first_row(p) + i, at = p * kLanes + i, orders = static_cast<Index>(in_.orders.size());
-        maxima_.data()[at] = maximum;
-        log_sums_.data()[at] = log_sum;
+    void write_row(Index p, Index i, double maximum, double log_sum, const PanelSums& total) {
+        const Index row = first_row(p) + i, orders = static_cast<Index>(in_.orders.size());
+        const double sum = total.softmax.sum[i];
         out_.log_normalizer[row] = maximum + log_sum;
         out_.entropy[row] = not_below_zero(log_sum - total.softmax.weighted[i] / sum);
         if (in_.targets) {
             const bool known = in_.targets[row] >= 0;
-            out_.nll[row] =
-                known ? log_sum - (target_logits_.data()[at] - maximum) : std::numeric_limits<double>::quiet_NaN();
+            const double logit = target_logits_.data()[p * kLanes + i];
+            out_.nll[row] = known ? log_sum - (logit - maximum) : std::numeric_limits<double>::quiet_NaN();
             out_.rank[row] = known ? total.greater[i] : -1;
         }
         for (Index q = 0; q < orders; ++q) {
-            const double order = in_.orders[static_cast<std::size_t>(q)];
-            out_.renyi[row * orders + q] = order == 0.0 ? std::log(static_cast<double>(support_))
-                                           : order == 1.0
-                                               ? out_.entropy[row]
-                                               : total.powers.renyi(static_cast<std::size_t>(q), i, log_sum, sum);
+            const auto which = static_cast<std::size_t>(q);
+            out_.renyi[row * orders + q] = in_.orders[which] == 0.0   ? std::log(static_cast<double>(support_))
+                                           : in_.orders[which] == 1.0 ? out_.entropy[row]
+                                                                      : total.powers.renyi(which, i, log_sum, sum);
         }
         if (in_.top_k > 0) {
-            TopTokens& top = workers_[0].top[static_cast<std::size_t>(at)];
+            TopTokens& top = at(workers_[0].top, p * kLanes + i);
             for (std::size_t other = 1; other < workers_.size(); ++other)
-                top.merge(workers_[other].top[static_cast<std::size_t>(at)]);
+                top.merge(at(workers_[other].top, p * kLanes + i));
             top.write(maximum, log_sum, out_.top_ids + row * in_.top_k, out_.top_log_probs + row * in_.top_k);
         }
         for (Index c = 0; c < in_.token_ids.cols; ++c) {
@@ -311,29 +305,72 @@ class StatsPass {
         }
     }
 
+    // Over the slab, for divergences: the sums that centre the log-ratios, or those that are wanted.
+    void sweep(const Watch& watch, bool centring) {
+        divergence_sums_.assign(static_cast<std::size_t>(chunks_ * block_.panels()), DivergenceSums(in_.divergences));
+        parallel(watch, Progress::after, chunks_, [&](Index chunk, Worker& worker, const StopToken& stop) {
+            for_each_tile(chunk, stop, [&](Index tile, Index, Index count) {
+                const float* z = tile_of(tile, worker);
+                for (Index p = 0; p < block_.panels(); ++p) {
+                    const Index c = block_.context_panel(p);
+                    worker.pairs.fill(z + c * LogitTile::kSize, z + (reference_panels() + p) * LogitTile::kSize,
+                                      differences_, count, at(reference_normalizers_, c), at(normalizers_, p),
+                                      log_z_gaps_.data() + p * kLanes);
+                    if (centring)
+                        divergence_sums(chunk, p).centre(worker.pairs, count);
+                    else
+                        divergence_sums(chunk, p).add(worker.pairs, count, at(centres_, p));
+                }
+            });
+        });
+    }
+
+    DivergenceSums merged_divergences(Index p) {
+        DivergenceSums total = divergence_sums(0, p);
+        for (Index chunk = 1; chunk < chunks_; ++chunk) total.merge(divergence_sums(chunk, p));
+        return total;
+    }
+
+    void centre(Index p) {
+        at(centres_, p) = merged_divergences(p);
+        for (Index i = 0; i < kLanes; ++i) log_z_gaps_.data()[p * kLanes + i] += at(centres_, p).excess(i);
+    }
+
+    void write_divergences(Index p) {
+        const DivergenceSums total = merged_divergences(p);
+        const auto count = static_cast<Index>(in_.divergences.size());
+        for (Index i = 0; i < block_.lanes(p); ++i)
+            for (Index d = 0; d < count; ++d)
+                out_.divergences[(first_row(p) + i) * count + d] =
+                    total.value(static_cast<std::size_t>(d), i, supports_, at(centres_, p));
+    }
+
     // One tile of the vocabulary, over all rows of the block in their order.
-    void add_to_mean(Index tile) {
+    void add_to_mean(Index tile, Worker& worker) {
         const Index panels = block_.panels(), context_panels = block_.context_panels();
         const Index token = tile * kTile, count = std::min<Index>(kTile, vocabulary_ - token);
         const double even = 1.0 / static_cast<double>(in_.contexts());
+        const float* z = tile_of(tile, worker);
         AlignedBuffer<float> run(LogitTile::kSize);
         for (Index begin = 0, end; begin < panels; begin = end) {
             end = std::min(begin + kRun, (begin / context_panels + 1) * context_panels);  // of one group
             std::fill_n(run.data(), LogitTile::kSize, 0.0f);
             for (Index p = begin; p < end; ++p) {
-                alignas(64) float factor[kLanes] = {};  // e^{z - m} becomes a probability times the row's weight
-                for (Index i = 0; i < block_.lanes(p); ++i) {
-                    const Index at = p * kLanes + i;
-                    const double log_factor = slab_maxima_.data()[(tile * panels + p) * kLanes + i] -
-                                              maxima_.data()[at] - log_sums_.data()[at];
-                    factor[i] = static_cast<float>((in_.weights ? in_.weights[block_.panel_first(p) + i] : even) *
-                                                   std::exp(log_factor));
+                const Normalizer& normalizer = at(normalizers_, p);
+                alignas(64) float weight[kLanes] = {}, maximum[kLanes], log_sum[kLanes];
+                for (Index i = 0; i < kLanes; ++i) {
+                    maximum[i] = static_cast<float>(normalizer.maximum[i]);
+                    log_sum[i] = static_cast<float>(normalizer.log_sum[i]);
+                    if (i < block_.lanes(p))
+                        weight[i] = static_cast<float>((in_.weights ? in_.weights[block_.panel_first(p) + i] : even) *
+                                                       std::exp(log_sum[i] - normalizer.log_sum[i]));
                 }
-                const float* e = slab_.data() + (tile * panels + p) * LogitTile::kSize;
+                const float* own = logits_of(z, p, count, worker);
                 for (Index t = 0; t < count; ++t)
                     for (int half = 0; half < kLanes; half += kWidth) {
                         float* sum = run.data() + t * kLanes + half;
-                        store(sum, load(sum) + load(e + t * kLanes + half) * load(factor + half));
+                        const Vec log_p = (load(own + t * kLanes + half) - load(maximum + half)) - load(log_sum + half);
+                        store(sum, load(sum) + exp(log_p) * load(weight + half));
                     }
             }
             double* mean = out_.mean + block_.panel_group(begin) * vocabulary_ + token;
@@ -343,36 +380,32 @@ class StatsPass {
     }
 
     static Index count_support(const Head& head) {
-        if (!head.bias) return head.vocabulary();
-        return std::count_if(head.bias, head.bias + head.vocabulary(), [](float b) { return b != -INFINITY; });
-    }
-
-    // Whether the reference gives mass to a token that the head removes. Its weight may be too small for a float, and
-    // the divergence is infinite all the same.
-    static bool leaves_support(const Head& reference, const Head& head) {
-        for (Index w = 0; head.bias && w < reference.vocabulary(); ++w)
-            if (head.bias[w] == -INFINITY && !(reference.bias && reference.bias[w] == -INFINITY)) return true;
-        return false;
+        Index count = 0;
+        for (Index w = 0; w < head.vocabulary(); ++w) count += head.has(w);
+        return count;
     }
 
     const StatsRequest& in_;
     const StatsResult& out_;
     const Index vocabulary_, tiles_, chunks_;
     const int num_threads_;
-    const Extent extent_;  // of a block, at most
+    const bool with_slab_, differences_;  // differences_: the slab holds those of the rows' logits from the reference's
+    const Extent extent_;                 // of a block, at most
     const SummationOrder order_, reference_order_;
     const LogitTile logits_, reference_logits_;
     const Index support_;
-    const bool outside_support_;
+    const Support supports_;
 
+    Index rows_done_ = 0;
     Block block_;
-    Panels states_, reference_states_;
-    AlignedBuffer<float> target_logits_;       // (panels, kLanes), as all that follows
-    AlignedBuffer<double> maxima_, log_sums_;  // of finished rows
+    Panels states_, reference_states_;    // of the block; with differences_, states_ begins with those of the reference
+    AlignedBuffer<float> target_logits_;  // (panels, kLanes)
+    std::vector<Normalizer> normalizers_, reference_normalizers_;  // (panels,), (context panels,)
+    AlignedBuffer<double> log_z_gaps_;         // (panels, kLanes) log Z of the row less that of its reference
     std::vector<PanelSums> sums_;              // (chunks, panels)
     std::vector<SoftmaxSums> reference_sums_;  // (chunks, context panels)
-    AlignedBuffer<float> slab_,
-        slab_maxima_;  // (tiles, panels, kTile, kLanes) of e^{z - m}, and (tiles, panels, kLanes) of m
+    std::vector<DivergenceSums> divergence_sums_, centres_;  // (chunks, panels), (panels,)
+    AlignedBuffer<float> slab_;                              // (tiles, reference panels and panels, kTile, kLanes)
     std::vector<Worker> workers_;
 };
 

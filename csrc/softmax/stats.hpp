@@ -1,7 +1,7 @@
 // One pass over softmax(H W^T): every number that a row's logits give, without keeping the logits.
 #pragma once
 
-#include "softmax/logits.hpp"
+#include "softmax/divergence.hpp"
 
 #include <functional>
 #include <vector>
@@ -11,8 +11,8 @@ namespace markovlm {
 using Watch = std::function<void(Index rows_done)>;  // called from the calling thread; may throw to stop the pass
 
 // Rows come in groups of equal size, one after another: several readouts of the same contexts. Without a reference
-// there is one group of n contexts; with a reference of m rows there are n / m groups, and row i of a group is compared
-// with row i of the reference.
+// there is one group of n contexts; with a reference of m rows there are n / m groups, and row i of each group is
+// compared with row i of the reference.
 struct StatsRequest {
     FloatMatrix hidden;              // (n, d)
     Head head;                       // (V, d)
@@ -22,7 +22,8 @@ struct StatsRequest {
     MatrixView<Index> token_ids;     // (n, K), or (1, K) for the same tokens in every row
     FloatMatrix reference;           // (m, d) with n a multiple of m
     Head reference_head;
-    const double* weights = nullptr;  // (contexts,) of a row in its group's mean; none: 1 / contexts each
+    std::vector<Divergence> divergences;  // p: the reference, q: the row
+    const double* weights = nullptr;      // (contexts,) of a row in its group's mean; none: 1 / contexts each
 
     Index contexts() const { return reference ? reference.rows() : hidden.rows(); }
     Index groups() const { return reference ? (reference.rows() ? hidden.rows() / reference.rows() : 0) : 1; }
@@ -37,7 +38,7 @@ struct StatsResult {                   // the caller's arrays; those not request
     Index* top_ids = nullptr;          // (n, top_k) by falling probability, ties by rising id
     double* top_log_probs = nullptr;   // (n, top_k)
     double* log_probs = nullptr;       // (n, K)
-    double* kl = nullptr;              // (n,) KL(reference row || row)
+    double* divergences = nullptr;     // (n, divergences)
     double* mean = nullptr;            // (groups, V) weighted sum of the rows' probabilities
 };
 

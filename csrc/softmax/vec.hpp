@@ -30,6 +30,8 @@ inline Vec broadcast(float x) { return Vec{} + x; }
 inline Vec at_least(Vec x, float low) { return x < low ? broadcast(low) : x; }
 inline Vec at_most(Vec x, float high) { return x > high ? broadcast(high) : x; }
 
+inline Vec abs(Vec x) { return x < 0.0f ? -x : x; }
+
 inline bool any(IntVec mask) {
     std::uint64_t words[sizeof mask / 8], all = 0;
     std::memcpy(words, &mask, sizeof mask);
@@ -38,6 +40,17 @@ inline bool any(IntVec mask) {
 }
 
 namespace detail {
+
+// e^r - 1 - r for |r| <= log(2)/2.
+inline Vec expm1_minus_near_zero(Vec r) {
+    Vec q = broadcast(1.9875691500e-4f);  // Cephes expf: minimax on the reduced interval
+    q = q * r + 1.3981999507e-3f;
+    q = q * r + 8.3334519073e-3f;
+    q = q * r + 4.1665795894e-2f;
+    q = q * r + 1.6666665459e-1f;
+    q = q * r + 5.0000001201e-1f;
+    return q * (r * r);
+}
 
 // x = k log 2 + r with |r| <= log(2)/2; expm1(r) = r + r^2 q(r), and 2^k as a float.
 struct Reduced {
@@ -51,18 +64,12 @@ inline Reduced reduce_exponential(Vec x) {
     const Vec shifted = x * log2_e + round_to_integer;
     const Vec k = shifted - round_to_integer;
     const Vec r = (x - k * log_2_high) - k * log_2_low;
-    Vec q = broadcast(1.9875691500e-4f);  // Cephes expf: minimax on the reduced interval
-    q = q * r + 1.3981999507e-3f;
-    q = q * r + 8.3334519073e-3f;
-    q = q * r + 4.1665795894e-2f;
-    q = q * r + 1.6666665459e-1f;
-    q = q * r + 5.0000001201e-1f;
     IntVec bits;
     std::memcpy(&bits, &shifted, sizeof bits);
     bits = (bits + (127 - 0x4b400000)) << 23;
     Vec two_to_k;
     std::memcpy(&two_to_k, &bits, sizeof bits);
-    return {q * (r * r) + r, two_to_k};
+    return {expm1_minus_near_zero(r) + r, two_to_k};
 }
 
 constexpr float kLargestExponent = 88.0f;    // e^88 is finite in float32
@@ -82,6 +89,22 @@ inline Vec expm1(Vec x) {
     const auto [expm1_r, two_to_k] =
         detail::reduce_exponential(at_most(at_least(x, detail::kSmallestExponent), detail::kLargestExponent));
     return expm1_r * two_to_k + (two_to_k - 1.0f);
+}
+
+// e^x - 1 - x to about 1e-6 of itself, also where x is tiny.
+inline Vec expm1_minus(Vec x) {
+    const Vec bounded = at_most(at_least(x, detail::kSmallestExponent), detail::kLargestExponent);
+    const auto [expm1_r, two_to_k] = detail::reduce_exponential(bounded);
+    // Where k = 0, r is x, and expm1(r) - r is known without a difference.
+    return two_to_k == 1.0f ? detail::expm1_minus_near_zero(x) : expm1_r * two_to_k + (two_to_k - 1.0f) - x;
+}
+
+// log(1 + x) to about 2 ulp on [0, 1], as 2 artanh(x / (2 + x)).
+inline Vec log1p_of_fraction(Vec x) {
+    const Vec w = x / (2.0f + x), w2 = w * w;
+    Vec series = broadcast(2.0f / 15);
+    for (float odd : {13.0f, 11.0f, 9.0f, 7.0f, 5.0f, 3.0f}) series = series * w2 + 2.0f / odd;
+    return series * w2 * w + 2.0f * w;
 }
 
 // tanh from expm1, so that small arguments keep their digits. Beyond 10 it is 1 in float32.

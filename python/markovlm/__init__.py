@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import errors, typing
 from ._bootstrap import Estimate
+from ._divergences import KL, ChiSquared, JensenShannon, Renyi, SquaredHellinger, TotalVariation
 from ._ext import build_info
 from ._features import IGNORED_TARGET, Features
 from ._nll import NLL, nll
 from ._profile import LayerCurves, Profile, TokenTable, profile
-from ._softmax import SoftmaxKernel, SoftmaxStats, mean_prediction, softmax_stats
+from ._softmax import SoftmaxKernel, SoftmaxStats, divergence, mean_prediction, softmax_stats
 
 if TYPE_CHECKING:
     from ._extract import Head, extract
@@ -23,17 +24,24 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 
 __all__ = [
     "IGNORED_TARGET",
+    "KL",
     "NLL",
+    "ChiSquared",
     "Estimate",
     "Features",
     "Head",
+    "JensenShannon",
     "LayerCurves",
     "Profile",
+    "Renyi",
     "SoftmaxKernel",
     "SoftmaxStats",
+    "SquaredHellinger",
     "TokenTable",
+    "TotalVariation",
     "__version__",
     "build_info",
+    "divergence",
     "errors",
     "extract",
     "mean_prediction",

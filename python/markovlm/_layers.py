@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _checks
 from ._bootstrap import bootstrap_mean
+from ._divergences import KL
 from ._features import IGNORED_TARGET, Features
 from ._nll import entropy_of, token_columns
 from ._softmax import SoftmaxKernel, SoftmaxStats, softmax_stats
@@ -81,6 +82,7 @@ def layer_curves(
             np.tile(targets, kernel.shape[0] // m),
             orders,
             reference=against,
+            divergences=[] if against is None else [KL()],
             mean=True,
             ignore_index=IGNORED_TARGET,
             num_threads=num_threads,
@@ -90,10 +92,9 @@ def layer_curves(
     last, others = read(final, 0), read(stacked, m, final)
     assert last.mean is not None
     assert others.mean is not None
-    assert others.kl is not None
     columns = np.concatenate(
         [
-            token_columns(others, others.kl, *others.renyi.values()),
+            token_columns(others, others.divergences[KL()], *others.renyi.values()),
             token_columns(last, np.zeros(m), *last.renyi.values()),
         ]
     ).reshape(num_readouts, m, -1)

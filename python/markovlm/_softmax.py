@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import _checks
+from ._divergences import Divergence, as_divergence
 from ._ext import core
 from .errors import DTypeError, ShapeError, ValueRangeError
 from .typing import ArrayInput, FloatArray, IntArray, ModelArray, Progress, SinglePrecisionArray
 
-__all__ = ["SoftmaxKernel", "SoftmaxStats", "mean_prediction", "softmax_stats"]
+__all__ = ["SoftmaxKernel", "SoftmaxStats", "divergence", "mean_prediction", "softmax_stats"]
 
 
 class SoftmaxKernel:
@@ -130,14 +131,15 @@ class SoftmaxStats:
     top_ids: IntArray | None = None  # (n, k) by falling probability, ties by rising id; -1 where fewer are unmasked
     top_log_probs: FloatArray | None = None  # (n, k)
     log_probs: FloatArray | None = None  # (n, K) of the chosen tokens
-    kl: FloatArray | None = None  # (n,) KL(reference row || row)
+    divergences: dict[Divergence, FloatArray] = field(default_factory=dict)  # D -> (n,) D(reference row || row)
     mean: FloatArray | None = None  # (V,) mean of the rows' probabilities; (n / m, V) with a reference of m rows
 
     def __repr__(self) -> str:
         n = self.entropy.shape[0]
-        names = [name for name, value in vars(self).items() if value is not None and name != "renyi"]
+        names = [name for name, value in vars(self).items() if value is not None and not isinstance(value, dict)]
         orders = f", renyi orders {tuple(self.renyi)}" if self.renyi else ""
-        return f"SoftmaxStats({n} rows: {', '.join(names)}{orders})"
+        divergences = f", divergences {list(self.divergences)}" if self.divergences else ""
+        return f"SoftmaxStats({n} rows: {', '.join(names)}{orders}{divergences})"
 
 
 def softmax_stats(
@@ -148,6 +150,7 @@ def softmax_stats(
     token_ids: ArrayInput | None = None,
     *,
     reference: SoftmaxKernel | None = None,
+    divergences: Sequence[Divergence] = (),
     mean: bool = False,
     weights: ArrayInput | None = None,
     ignore_index: int = -100,
@@ -174,9 +177,9 @@ def softmax_stats(
     ignore_index : int
         Target that stands for "not known".
     reference : SoftmaxKernel of m contexts, optional
-        With ``n`` a multiple of ``m``, gives ``kl[i] = KL(reference[i mod m] ‖ P[i])``, in ``[0, inf]``: several
-        readouts of the same contexts, stacked, against one. Known to the rounding of float32 logits, some 1e-6 nats
-        absolute.
+        Rows to compare with, ``n`` being a multiple of ``m``: several readouts of the same contexts, stacked.
+    divergences : sequence of divergences such as ``mk.KL()``, optional
+        Each gives an entry of ``divergences``: ``D(reference[i mod m] ‖ P[i])``, as in `divergence`.
     mean : bool
         Whether to give the mean prediction ``Σ μ(x) p_x``; with a reference, that of each ``m`` rows. Every probability
         is written and read once more for it, no product is made again.
@@ -199,7 +202,8 @@ def softmax_stats(
     Notes
     -----
     ``2 n V d`` flops, one exponential per logit and two per Rényi order; working memory some MiB, whatever ``n``
-    (``512 d`` floats, and 200 kB per thread), and with ``mean`` 96 MiB, or 32 rows of ``V`` floats if that is more.
+    (``512 d`` floats, and 200 kB per thread); with ``mean`` or a reference 56 MiB more, or 32 rows of ``V`` floats (64
+    with a reference) if that is more.
     Logits are float32 sums of d products in runs of 96; exponentials are good to about 1 ulp, sums are kept in
     float64. Entropy is the KL categorical entropy of the paper (arXiv 2507.19247, Prop. 4.2); the Rényi entropy of
     order ``2 − α`` its Rényi-``α`` one (Perrone, arXiv 2212.11719).
@@ -214,6 +218,9 @@ def softmax_stats(
     """
     n, vocabulary = P.shape
     order_list = _checks.renyi_orders(orders)
+    wanted = [as_divergence(D) for D in divergences]
+    if reference is None and wanted:
+        raise ValueRangeError("reference: divergences are from a reference, and none was given; pass reference=")
     if reference is not None:
         m = reference.shape[0]
         if reference.shape[1] != vocabulary:
@@ -231,6 +238,7 @@ def softmax_stats(
         _checks.count("top_k", top_k, 0, vocabulary),
         None if token_ids is None else _checks.chosen_ids(token_ids, n, vocabulary),
         None if reference is None else (reference.hidden, reference._head_arguments()),
+        [D._request() for D in wanted],
         mean,
         None if weights is None else _checks.row_weights(weights, contexts),
         _checks.threads(num_threads),
@@ -242,8 +250,9 @@ def softmax_stats(
             f"hidden: expected logits within the range of float32, got an overflow at row {bad[0]}; "
             "scale the states or the head down"
         )
+    found = result.pop("divergences", np.zeros((n, 0)))
     if reference is not None:
-        bad = np.flatnonzero(np.isnan(result["kl"]))
+        bad = np.flatnonzero(np.isnan(found).any(axis=1))
         if bad.size:
             raise ValueRangeError(
                 "reference: expected logits within the range of float32, got an overflow at row "
@@ -256,6 +265,7 @@ def softmax_stats(
         del result["top_ids"], result["top_log_probs"]
     return SoftmaxStats(
         renyi={order: np.ascontiguousarray(renyi[:, q]) for q, order in enumerate(order_list)},
+        divergences={D: D._value(np.ascontiguousarray(found[:, i])) for i, D in enumerate(wanted)},
         **result,
     )
 
@@ -297,3 +307,57 @@ def mean_prediction(
     found = softmax_stats(P, mean=True, weights=weights, num_threads=num_threads, progress=progress).mean
     assert found is not None  # for the type checker
     return found
+
+
+def divergence(
+    P: SoftmaxKernel,
+    Q: SoftmaxKernel,
+    D: Divergence,
+    *,
+    num_threads: int | None = None,
+    progress: Progress | None = None,
+) -> FloatArray:
+    r"""``D(P[i] ‖ Q[i])`` for each row of two softmax kernels over the same vocabulary, in one pass.
+
+    Layers, checkpoints, teacher and student, draft and target: the two may differ in states, head, width and type.
+
+    Parameters
+    ----------
+    P, Q : SoftmaxKernel of n contexts
+        Over the same ``V`` tokens.
+    D : divergence
+        ``mk.KL()``, ``mk.TotalVariation()``, ``mk.SquaredHellinger()``, ``mk.ChiSquared()``, ``mk.JensenShannon()`` or
+        ``mk.Renyi(alpha)``. For several in the same pass: ``softmax_stats(Q, reference=P, divergences=[...])``.
+    num_threads, progress
+        As in `softmax_stats`.
+
+    Returns
+    -------
+    (n,) float64
+        In the unit and range of ``D``; infinite where its support condition fails.
+
+    Raises
+    ------
+    ShapeError, DTypeError, ValueRangeError
+
+    Notes
+    -----
+    ``4 n V d`` flops, working memory as in `softmax_stats`, no array of ``n × V``. Sums are of terms of one sign, such
+    as ``p (e^δ − 1 − δ)`` for KL with ``δ = log q/p``, so that a divergence is as exact as δ is. Where both kernels
+    have the very same head (the same memory), without soft-capping, differences of logits are products with the
+    difference of the states, exact to some 1e-6 of their size: KL keeps two digits and more down to 1e-10. With two
+    heads δ carries the rounding of both logits, η ≈ 1e-6 of theirs, and KL a floor of about η²/2. Source: theory §2.
+
+    Examples
+    --------
+    >>> import numpy as np, markovlm as mk
+    >>> W = np.array([[0.0], [1.0]])
+    >>> P, Q = mk.SoftmaxKernel([[0.0]], W), mk.SoftmaxKernel([[np.log(3.0)]], W)  # (1/2, 1/2) and (1/4, 3/4)
+    >>> print(f"{mk.divergence(P, Q, mk.KL())[0]:.6f} {mk.divergence(P, Q, mk.TotalVariation())[0]:.6f}")
+    0.143841 0.250000
+    """
+    if P.shape[0] != Q.shape[0]:
+        raise ShapeError(f"Q: expected {P.shape[0]} rows, as P has, got {Q.shape[0]}")
+    D = as_divergence(D)
+    stats = softmax_stats(Q, reference=P, divergences=[D], num_threads=num_threads, progress=progress)
+    return stats.divergences[D]

@@ -15,6 +15,7 @@ def softmax_stats(
     top_k: int,
     token_ids: IntArray | None,
     reference: tuple[ModelArray, Head] | None,
+    divergences: list[tuple[str, float, bool]],
     mean: bool,
     weights: FloatArray | None,
     num_threads: int,
