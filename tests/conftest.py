@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from markovlm import _checks, _softmax, build_info
+from markovlm import _checks, _panels, _softmax, build_info
 from markovlm._ext import _cpu
 
 NO_SKIPS = bool(os.environ.get("MARKOVLM_NO_SKIPS"))
@@ -44,7 +44,7 @@ def core(request: pytest.FixtureRequest) -> Iterator[Any]:
     """One build of the core after the other, in the place of the one that this process chose."""
     module = importlib.import_module(f"markovlm._ext._core_{request.param}")
     with pytest.MonkeyPatch.context() as patch:
-        for user in (_softmax, _checks):
+        for user in (_softmax, _panels, _checks):
             patch.setattr(user, "core", module)
         yield module
 

@@ -12,7 +12,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from markovlm import KL, Renyi, SoftmaxKernel, divergence, mean_prediction, softmax_stats
+from markovlm import (
+    KL,
+    Renyi,
+    SoftmaxKernel,
+    adjoint_product,
+    divergence,
+    mean_prediction,
+    normal_product,
+    panel_product,
+    softmax_stats,
+)
 from markovlm.errors import DTypeError, MarkovLMError, ShapeError, ValueRangeError
 
 NAN, INF = float("nan"), float("inf")
@@ -64,6 +74,10 @@ WRONG_VALUES: dict[str, Callable[[], object]] = {
     r"top_k: .* got -1": lambda: stats(P, top_k=-1),
     r"orders: expected Rényi orders in \[0, inf\], got -0.5": lambda: stats(P, orders=[1, -0.5]),
     r"orders: .* got nan": lambda: stats(P, orders=[NAN]),
+    r"power: expected a number > 0 .*, got 0": lambda: panel_product(P, W, 0),
+    r"X: expected finite float32 values, got nan at row 3": lambda: panel_product(P, changed(W, (3, 1), NAN)),
+    r"weights: .* got -1.0 at index 0": lambda: normal_product(P, W, weights=[-1, 1, 1]),
+    r"log_normalizer: .* got nan at row 1": lambda: panel_product(P, W, log_normalizer=np.array([0, NAN, 0])),
     r"reference: .* none was given": lambda: stats(P, divergences=[KL()]),
     r"orders: .* got -1.0": lambda: Renyi(-1),
     r"num_threads: .* got 0": lambda: stats(P, num_threads=0),
@@ -86,6 +100,10 @@ WRONG_SHAPES: dict[str, Callable[[], object]] = {
     r"reference: expected 4 tokens, as P has, got 3": lambda: stats(P, reference=kernel(H, W[:3])),
     r"reference: .* divides 3, the rows of P, got 2": lambda: stats(P, reference=P[:2]),
     r"reference: .* divides 3, the rows of P, got 0": lambda: stats(P, reference=P[:0]),
+    r"X: expected 4 rows, one per V of the kernel, got shape \(3, 1\)": lambda: panel_product(P, np.ones((3, 1))),
+    r"Y: expected 3 rows, one per n of the kernel, got shape \(4, 1\)": lambda: adjoint_product(P, np.ones((4, 1))),
+    r"X: expected 2 axes \(V, b\), got shape \(4,\)": lambda: normal_product(P, np.ones(4)),
+    r"log_normalizer: expected shape \(3,\), .* got \(2,\)": lambda: panel_product(P, W, log_normalizer=[0.0, 0.0]),
     r"Q: expected 3 rows, as P has, got 2": lambda: divergence(P, P[:2], KL()),
     r"weights: expected shape \(3,\), .* got \(4,\)": lambda: mean(P, [1] * 4),
     r"P: expected at least one context": lambda: mean(P[:0]),
@@ -106,6 +124,8 @@ WRONG_TYPES: dict[str, Callable[[], object]] = {
     r"top_k: expected an integer, got 1.0": lambda: stats(P, top_k=1.0),
     r"orders: expected a sequence of numbers, got 2.0": lambda: stats(P, orders=2.0),
     r"D: expected a divergence such as mk.KL\(\) .*, got 'kl'": lambda: divergence(P, P, "kl"),  # type: ignore[arg-type]
+    r"X: expected floating-point values, got int64": lambda: panel_product(P, np.ones((4, 1), int)),
+    r"log_normalizer: .* got int64": lambda: panel_product(P, W, log_normalizer=np.array([0, 0, 0])),
     r"D: Renyi needs its arguments": lambda: divergence(P, P, Renyi),  # type: ignore[arg-type]
     r"orders: .* got \['a'\]": lambda: Renyi("a"),  # type: ignore[arg-type]
     r"num_threads: .* got 2.0": lambda: mean(P, num_threads=2.0),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from markovlm import KL, SoftmaxKernel, TotalVariation, mean_prediction, softmax_stats
+from markovlm import KL, SoftmaxKernel, TotalVariation, mean_prediction, normal_product, softmax_stats
 from markovlm.typing import Progress
 
 
@@ -40,7 +40,12 @@ def divergences(P: SoftmaxKernel, progress: Progress | None) -> Any:
     return softmax_stats(P, reference=P[: P.shape[0] // 4], divergences=wanted, progress=progress, num_threads=2)
 
 
-PASSES = pytest.mark.parametrize("run", [stats, mean, divergences])
+def panels(P: SoftmaxKernel, progress: Progress | None) -> Any:
+    normalisers = np.full(P.shape[0], 99.0)
+    return normal_product(P, np.ones((P.shape[1], 3)), log_normalizer=normalisers, progress=progress, num_threads=2)
+
+
+PASSES = pytest.mark.parametrize("run", [stats, mean, divergences, panels])
 
 
 @PASSES

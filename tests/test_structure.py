@@ -32,7 +32,7 @@ LAYERS = (
     {"_checks", "_bootstrap"},
     {"_divergences"},
     {"_softmax"},
-    {"_features"},
+    {"_features", "_panels"},
     {"_nll"},
     {"_layers"},
     {"_profile"},

@@ -1,5 +1,6 @@
 #include "bind/arrays.hpp"
 #include "bind/register.hpp"
+#include "softmax/panel.hpp"
 #include "softmax/stats.hpp"
 
 #include <pybind11/functional.h>
@@ -102,6 +103,39 @@ py::dict stats(const py::array& hidden, const HeadArguments& head, const std::op
     return out;
 }
 
+// (P^a X, P^aT ...), each an array or None, as panel.hpp has it.
+py::tuple panels(const py::array& hidden, const HeadArguments& head, const Array<double>& log_normalizer, double power,
+                 const std::optional<py::array>& of_tokens, const std::optional<py::array>& of_rows,
+                 const std::optional<Array<double>>& weights, bool want_rows, bool want_tokens, int num_threads,
+                 const py::object& progress) {
+    PanelRequest request;
+    request.hidden = float_matrix(hidden);
+    request.head = make_head(head);
+    const Index n = request.hidden.rows(), vocabulary = request.head.vocabulary();
+    require(request.hidden.cols() == request.head.width(), "hidden and head differ in width");
+    request.log_normalizer = vector<double>(log_normalizer, n);
+    request.power = power;
+    request.weights = vector(weights, n);
+    require(of_tokens.has_value() != of_rows.has_value() && (of_tokens || !want_rows), "one panel goes in");
+    if (of_tokens) request.of_tokens = float_matrix(*of_tokens);
+    if (of_rows) request.of_rows = float_matrix(*of_rows);
+    const Index columns = of_tokens ? request.of_tokens.cols() : request.of_rows.cols();
+    require(of_tokens ? request.of_tokens.rows() == vocabulary : request.of_rows.rows() == n,
+            "panel of a wrong length");
+    py::object rows = py::none(), tokens = py::none();
+    const auto allocate = [&](bool wanted, Index length, py::object& array) -> double* {
+        if (!wanted) return nullptr;
+        py::array_t<double> made({length, columns});
+        array = made;
+        return made.mutable_data();
+    };
+    double* to_rows = allocate(want_rows, n, rows);
+    double* to_tokens = allocate(want_tokens, vocabulary, tokens);
+    run_interruptible(n, progress,
+                      [&](const Watch& watch) { panel_product(request, to_rows, to_tokens, num_threads, watch); });
+    return py::make_tuple(rows, tokens);
+}
+
 // (row, column) of the first element that is NaN or infinite, or none. Exponents are all ones there, in every type; a
 // whole row is looked at at a time, which lets the common case run at memory speed.
 std::optional<std::pair<Index, Index>> first_non_finite(const py::array& array) {
@@ -153,6 +187,8 @@ void register_softmax(py::module_& module) {
     using namespace py::literals;
     module.def("softmax_stats", &stats, "hidden"_a, "head"_a, "targets"_a, "orders"_a, "top_k"_a, "token_ids"_a,
                "reference"_a, "divergences"_a, "mean"_a, "weights"_a, "num_threads"_a, "progress"_a);
+    module.def("panel_product", &panels, "hidden"_a, "head"_a, "log_normalizer"_a, "power"_a, "of_tokens"_a,
+               "of_rows"_a, "weights"_a, "want_rows"_a, "want_tokens"_a, "num_threads"_a, "progress"_a);
     module.def("first_non_finite", &first_non_finite, "array"_a);
     // For the tests against mpmath: the vector functions on a plain array.
     module.def("vector_exp", &elementwise<exp>, "x"_a);

@@ -21,7 +21,8 @@ struct Extent {
   private:
     // The size of parts of `total` that are as equal as can be, at most `most` each and at least 1.
     static Index evenly(Index total, Index most) {
-        return divided_up(total, divided_up(total, std::max<Index>(1, most)));
+        const Index parts = std::max<Index>(1, divided_up(total, std::max<Index>(1, most)));
+        return std::max<Index>(1, divided_up(total, parts));
     }
 };
 

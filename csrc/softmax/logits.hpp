@@ -7,7 +7,7 @@
 #pragma once
 
 #include "base/types.hpp"
-#include "softmax/vec.hpp"
+#include "softmax/multiply.hpp"
 
 #include <Eigen/Core>
 
@@ -19,10 +19,8 @@
 
 namespace markovlm {
 
-constexpr int kLanes = 2 * kWidth;              // contexts per panel: two vectors
-constexpr int kTokens = kWidth == 16 ? 12 : 6;  // tokens per register tile: fills 16 or 32 vector registers
-constexpr int kTile = 96;                       // tokens per tile of logits
-constexpr int kDepth = 96;                      // terms summed in one run of float32, then added to the logit
+constexpr int kTile = 96;   // tokens per tile of logits
+constexpr int kDepth = 96;  // terms summed in one run of float32, then added to the logit
 static_assert(kTile % kTokens == 0);
 
 // z = softcap * tanh(scale * (W h + bias) / softcap) / temperature, or scale * (W h + bias) / temperature without one.
@@ -164,8 +162,8 @@ class LogitTile {
                 pack(rows + g * kTokens, order_.from(k), depth, packed + g * kTokens * depth);
             for (Index p = 0; p < panels; ++p)
                 for (Index g = 0; g < groups; ++g)
-                    multiply(states + (p * width + k) * kLanes, packed + g * kTokens * depth, depth, k == 0,
-                             z + p * kSize + g * kTokens * kLanes);
+                    multiply_register_tile(states + (p * width + k) * kLanes, packed + g * kTokens * depth, depth,
+                                           k == 0, z + p * kSize + g * kTokens * kLanes);
         }
     }
 
@@ -178,26 +176,6 @@ class LogitTile {
             const Index component = order[j];
 #pragma GCC unroll 12
             for (int i = 0; i < kTokens; ++i) out[i] = widen(row[i][component]);
-        }
-    }
-
-    // z (kTokens, kLanes) = or += `depth` components of kTokens tokens and of a panel; accumulators live in registers.
-    __attribute__((noinline)) static void multiply(const float* states, const float* tokens, Index depth, bool first,
-                                                   float* z) {
-        Vec low[kTokens] = {}, high[kTokens] = {};
-        for (Index j = 0; j < depth; ++j, states += kLanes, tokens += kTokens) {
-            const Vec h_low = load(states), h_high = load(states + kWidth);
-#pragma GCC unroll 12
-            for (int i = 0; i < kTokens; ++i) {
-                low[i] += h_low * tokens[i];
-                high[i] += h_high * tokens[i];
-            }
-        }
-#pragma GCC unroll 12
-        for (int i = 0; i < kTokens; ++i) {
-            float* out = z + i * kLanes;
-            store(out, first ? low[i] : load(out) + low[i]);
-            store(out + kWidth, first ? high[i] : load(out + kWidth) + high[i]);
         }
     }
 

@@ -11,6 +11,7 @@ from ._divergences import KL, ChiSquared, JensenShannon, Renyi, SquaredHellinger
 from ._ext import build_info
 from ._features import IGNORED_TARGET, Features
 from ._nll import NLL, nll
+from ._panels import adjoint_product, normal_product, panel_product, prototypes
 from ._profile import LayerCurves, Profile, TokenTable, profile
 from ._softmax import SoftmaxKernel, SoftmaxStats, divergence, mean_prediction, softmax_stats
 
@@ -40,13 +41,17 @@ __all__ = [
     "TokenTable",
     "TotalVariation",
     "__version__",
+    "adjoint_product",
     "build_info",
     "divergence",
     "errors",
     "extract",
     "mean_prediction",
     "nll",
+    "normal_product",
+    "panel_product",
     "profile",
+    "prototypes",
     "softmax_stats",
     "typing",
 ]

@@ -193,6 +193,27 @@ def row_weights(value: ArrayInput, n: int) -> FloatArray:
     return relative / float(relative.sum())
 
 
+def log_normalizers(value: ArrayInput, n: int) -> FloatArray:
+    """(n,) finite float64, as an earlier pass gave them."""
+    array = _as_numpy("log_normalizer", value)
+    if array.dtype.kind != "f":
+        raise DTypeError(f"log_normalizer: expected floating-point values, got {array.dtype}")
+    if array.shape != (n,):
+        raise ShapeError(f"log_normalizer: expected shape ({n},), one per row of hidden, got {array.shape}")
+    bad = np.flatnonzero(~np.isfinite(array))
+    if bad.size:
+        raise ValueRangeError(f"log_normalizer: expected finite values, got {array[bad[0]]} at row {bad[0]}")
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def panel(name: str, value: ArrayInput, length: int, axis: str) -> ModelArray:
+    """A finite (length, b) matrix."""
+    array = model_matrix(name, value, f"({axis}, b)")
+    if array.shape[0] != length:
+        raise ShapeError(f"{name}: expected {length} rows, one per {axis} of the kernel, got shape {array.shape}")
+    return array
+
+
 def threads(value: int | None) -> int:
     """Threads to use: all that this process may run on unless told otherwise."""
     if value is None:

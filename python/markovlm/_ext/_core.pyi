@@ -21,6 +21,19 @@ def softmax_stats(
     num_threads: int,
     progress: Progress | None,
 ) -> dict[str, Any]: ...
+def panel_product(
+    hidden: ModelArray,
+    head: Head,
+    log_normalizer: FloatArray,
+    power: float,
+    of_tokens: ModelArray | None,
+    of_rows: ModelArray | None,
+    weights: FloatArray | None,
+    want_rows: bool,
+    want_tokens: bool,
+    num_threads: int,
+    progress: Progress | None,
+) -> tuple[FloatArray | None, FloatArray | None]: ...
 def first_non_finite(array: ModelArray) -> tuple[int, int] | None: ...
 def vector_exp(x: SinglePrecisionArray) -> SinglePrecisionArray: ...
 def vector_expm1(x: SinglePrecisionArray) -> SinglePrecisionArray: ...

@@ -1,0 +1,226 @@
+#include "softmax/panel.hpp"
+
+#include "base/parallel.hpp"
+#include "softmax/block.hpp"
+
+namespace markovlm {
+namespace {
+
+constexpr Index kRows = 512;               // in a block, if memory allows
+constexpr Index kSlabBytes = 40 << 20;     // of a block's P^a, where it is used twice
+constexpr Index kSegments = 32;            // of the vocabulary: each has a sum of its own over its tokens
+constexpr Index kSegmentBytes = 20 << 20;  // of these sums for a block
+
+class PanelPass {
+  public:
+    PanelPass(const PanelRequest& request, double* rows, double* tokens, int num_threads)
+        : in_(request),
+          rows_(rows),
+          tokens_(tokens),
+          num_threads_(num_threads),
+          vocabulary_(request.head.vocabulary()),
+          columns_(request.of_tokens ? request.of_tokens.cols() : request.of_rows.cols()),
+          column_groups_(divided_up(columns_, kTokens)),
+          column_panels_(divided_up(columns_, kLanes)),
+          tiles_(divided_up(vocabulary_, kTile)),
+          segments_(std::min(kSegments, tiles_)),
+          twice_(request.of_tokens && tokens),
+          extent_(most_rows(), request.hidden.rows(), 1, false),
+          order_(request.hidden),
+          logits_(request.head, order_),
+          panels_(extent_.contexts / kLanes),
+          states_(panels_, order_),
+          shift_(panels_ * kLanes),
+          factor_(panels_ * kLanes),
+          packed_rows_(tokens ? column_panels_ * panels_ * kLanes * kLanes : 0),
+          sums_(request.of_tokens ? segments_ * panels_ * sum_size() : 0),
+          slab_(twice_ ? tiles_ * panels_ * LogitTile::kSize : 0) {
+        for (int i = 0; i < num_threads; ++i)
+            workers_.push_back({.z = AlignedBuffer<float>(twice_ ? 0 : panels_ * LogitTile::kSize),
+                                .columns = AlignedBuffer<float>(column_groups_ * kTile * kTokens),
+                                .transposed = AlignedBuffer<float>(panels_ * kLanes * kTokens)});
+    }
+
+    void operator()(const Watch& watch) {
+        const Index n = in_.hidden.rows();
+        if (tokens_) std::fill_n(tokens_, vocabulary_ * columns_, 0.0);
+        for (Index first = 0; first < n; first += extent_.contexts) {
+            block_ = {first, std::min(n, first + extent_.contexts), 0, 1};
+            const Index rows = block_.rows();
+            const auto parallel = [&](Index tasks, Index before, Index after, auto body) {
+                parallel_blocks(
+                    tasks, num_threads_,
+                    [&](Index task, int w, const StopToken& stop) {
+                        if (!stop.requested()) body(task, workers_[static_cast<std::size_t>(w)], stop);
+                    },
+                    [&](Index done) { watch(first + before + (after - before) * done / tasks); });
+            };
+            parallel(block_.panels(), 0, 0, [&](Index p, Worker&, const StopToken&) { pack(p); });
+            const Index made = in_.of_tokens ? (twice_ ? rows / 2 : rows) : 0;
+            if (in_.of_tokens) {
+                parallel(segments_, 0, made,
+                         [&](Index s, Worker& worker, const StopToken& stop) { multiply_tokens(s, worker, stop); });
+                parallel(block_.panels(), made, made, [&](Index p, Worker&, const StopToken&) { gather(p); });
+            }
+            if (tokens_)
+                parallel(tiles_, made, rows,
+                         [&](Index t, Worker& worker, const StopToken&) { multiply_rows(t, worker); });
+        }
+        watch(n);
+    }
+
+  private:
+    struct Worker {
+        AlignedBuffer<float> packed{LogitTile::kPackedSize}, register_tile{kTokens * kLanes}, z, columns, transposed;
+    };
+
+    Index sum_size() const { return column_groups_ * kTokens * kLanes; }  // of a panel: (columns, kLanes)
+    double* sum(Index segment, Index p) { return sums_.data() + (segment * panels_ + p) * sum_size(); }
+
+    Index most_rows() const {
+        const Index row_bytes = tiles_ * kTile * static_cast<Index>(sizeof(float));
+        const Index sum_bytes = segments_ * column_groups_ * kTokens * static_cast<Index>(sizeof(double));
+        Index rows = kRows;
+        if (twice_) rows = std::min(rows, kSlabBytes / row_bytes);
+        if (in_.of_tokens && sum_bytes) rows = std::min(rows, kSegmentBytes / sum_bytes);
+        return rows;
+    }
+
+    // P^a = e^{a (z - shift)} factor, the shift being log Z as a float
+    void pack(Index p) {
+        const Index first = block_.panel_first(p), lanes = block_.lanes(p);
+        states_.pack(p, lanes, in_.hidden, first);
+        for (Index i = 0; i < kLanes; ++i) {
+            const double log_normalizer = in_.log_normalizer[first + (i < lanes ? i : 0)];
+            const float shift = static_cast<float>(log_normalizer);
+            shift_.data()[p * kLanes + i] = shift;
+            factor_.data()[p * kLanes + i] =
+                i < lanes ? static_cast<float>(std::exp(in_.power * (shift - log_normalizer))) : 0.0f;
+        }
+        if (!tokens_ || in_.of_tokens) return;
+        in_.of_rows.visit([&](const auto& rows) {
+            pack_rows(p, [&](Index i, Index column) { return widen(rows.row(first + i)[column]); });
+        });
+    }
+
+    // packed_rows_: (column panels, rows of the block, kLanes), zero beyond the rows and columns that there are
+    template <class Value>
+    void pack_rows(Index p, Value value) {
+        for (Index c = 0; c < column_panels_; ++c)
+            for (Index i = 0; i < kLanes; ++i) {
+                float* out = packed_rows_.data() + ((c * panels_ + p) * kLanes + i) * kLanes;
+                for (Index j = 0; j < kLanes; ++j) {
+                    const bool inside = i < block_.lanes(p) && c * kLanes + j < columns_;
+                    out[j] = inside ? static_cast<float>(value(i, c * kLanes + j)) : 0.0f;
+                }
+            }
+    }
+
+    // A tile of P^a for all rows of the block: (panels, kTile, kLanes).
+    const float* make(Index tile, Worker& worker) {
+        const Index token = tile * kTile, count = std::min<Index>(kTile, vocabulary_ - token), panels = block_.panels();
+        float* z = twice_ ? slab_.data() + tile * panels_ * LogitTile::kSize : worker.z.data();
+        logits_(states_[0], panels, 0, token, count, worker.packed.data(), z);
+        const float power = static_cast<float>(in_.power);
+        for (Index p = 0; p < panels; ++p)
+            for (int half = 0; half < kLanes; half += kWidth) {
+                const Vec shift = load(shift_.data() + p * kLanes + half),
+                          factor = load(factor_.data() + p * kLanes + half);
+                for (Index t = 0; t < count; ++t) {
+                    float* at = z + p * LogitTile::kSize + t * kLanes + half;
+                    store(at, exp(power * (load(at) - shift)) * factor);
+                }
+            }
+        return z;
+    }
+
+    // P^a X over one segment of the vocabulary.
+    void multiply_tokens(Index segment, Worker& worker, const StopToken& stop) {
+        for (Index p = 0; p < block_.panels(); ++p) std::fill_n(sum(segment, p), sum_size(), 0.0);
+        const Index begin = segment * tiles_ / segments_, end = (segment + 1) * tiles_ / segments_;
+        for (Index tile = begin; tile < end && !stop.requested(); ++tile) {
+            const float* z = make(tile, worker);
+            const Index token = tile * kTile, count = std::min<Index>(kTile, vocabulary_ - token);
+            in_.of_tokens.visit([&](const auto& x) {
+                for (Index g = 0; g < column_groups_; ++g)
+                    for (Index t = 0; t < count; ++t)
+                        for (Index i = 0; i < kTokens; ++i) {
+                            const Index column = g * kTokens + i;
+                            worker.columns.data()[(g * kTile + t) * kTokens + i] =
+                                column < columns_ ? widen(x.row(token + t)[column]) : 0.0f;
+                        }
+            });
+            for (Index p = 0; p < block_.panels(); ++p)
+                for (Index g = 0; g < column_groups_; ++g) {
+                    multiply_register_tile(z + p * LogitTile::kSize, worker.columns.data() + g * kTile * kTokens, count,
+                                           true, worker.register_tile.data());
+                    double* to = sum(segment, p) + g * kTokens * kLanes;
+                    for (int i = 0; i < kTokens * kLanes; ++i) to[i] += worker.register_tile.data()[i];
+                }
+        }
+    }
+
+    // Adds the segments of a panel up, and writes or packs the result.
+    void gather(Index p) {
+        double* total = sum(0, p);
+        for (Index s = 1; s < segments_; ++s)
+            for (Index i = 0; i < sum_size(); ++i) total[i] += sum(s, p)[i];
+        const Index first = block_.panel_first(p);
+        if (rows_)
+            for (Index i = 0; i < block_.lanes(p); ++i)
+                for (Index c = 0; c < columns_; ++c) rows_[(first + i) * columns_ + c] = total[c * kLanes + i];
+        if (twice_)
+            pack_rows(p, [&](Index i, Index c) {
+                return total[c * kLanes + i] * (in_.weights ? in_.weights[first + i] : 1.0);
+            });
+    }
+
+    // P^aT Y for one tile of the vocabulary: added to what earlier blocks of rows gave.
+    void multiply_rows(Index tile, Worker& worker) {
+        const Index token = tile * kTile, count = std::min<Index>(kTile, vocabulary_ - token), panels = block_.panels();
+        const float* z = twice_ ? slab_.data() + tile * panels_ * LogitTile::kSize : make(tile, worker);
+        for (Index g = 0; g < count; g += kTokens) {
+            float* rows = worker.transposed.data();  // (rows of the block, kTokens)
+            for (Index p = 0; p < panels; ++p)
+                for (Index i = 0; i < kLanes; ++i)
+                    for (Index t = 0; t < kTokens; ++t)
+                        rows[(p * kLanes + i) * kTokens + t] = z[p * LogitTile::kSize + (g + t) * kLanes + i];
+            for (Index c = 0; c < column_panels_; ++c)
+                for (Index row = 0; row < panels * kLanes; row += kDepth) {
+                    multiply_register_tile(packed_rows_.data() + (c * panels_ * kLanes + row) * kLanes,
+                                           rows + row * kTokens, std::min<Index>(kDepth, panels * kLanes - row), true,
+                                           worker.register_tile.data());
+                    for (Index t = 0; t < std::min<Index>(kTokens, count - g); ++t)
+                        for (Index j = 0; j < std::min<Index>(kLanes, columns_ - c * kLanes); ++j)
+                            tokens_[(token + g + t) * columns_ + c * kLanes + j] +=
+                                worker.register_tile.data()[t * kLanes + j];
+                }
+        }
+    }
+
+    const PanelRequest& in_;
+    double *const rows_, *const tokens_;
+    const int num_threads_;
+    const Index vocabulary_, columns_, column_groups_, column_panels_, tiles_, segments_;
+    const bool twice_;
+    const Extent extent_;
+    const SummationOrder order_;
+    const LogitTile logits_;
+    const Index panels_;  // of a block, at most
+
+    Block block_;
+    Panels states_;
+    AlignedBuffer<float> shift_, factor_;  // (panels, kLanes)
+    AlignedBuffer<float> packed_rows_;     // Y
+    AlignedBuffer<double> sums_;           // (segments, panels, columns, kLanes)
+    AlignedBuffer<float> slab_;            // (tiles, panels, kTile, kLanes)
+    std::vector<Worker> workers_;
+};
+
+}  // namespace
+
+void panel_product(const PanelRequest& request, double* rows, double* tokens, int num_threads, const Watch& watch) {
+    PanelPass(request, rows, tokens, num_threads)(watch);
+}
+
+}  // namespace markovlm
