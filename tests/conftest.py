@@ -31,7 +31,7 @@ BUILDS: list[str] = build_info()["available"]
 
 def pytest_report_header() -> list[str]:
     info = build_info()
-    missing = [name for name in ("v4", "v3", "baseline") if name not in BUILDS]
+    missing = [name for name in ("amx", "bf16", "v4", "v3", "baseline") if name not in BUILDS]
     return [
         f"markovlm core: numerics are tested on {', '.join(BUILDS)}; missing here: {', '.join(missing) or 'none'} "
         f"(this CPU runs {', '.join(_cpu.runnable_builds())})",

@@ -26,7 +26,7 @@ RUN = 16
 """Terms of a vocabulary sum that the core adds in float32 before it goes on in float64 (reductions.hpp)."""
 
 DEPTH = 96
-"""Products of a logit that the core adds in one run of float32 (logits.hpp)."""
+"""Words of a logit's products, of one float or two bfloat16, that the core adds in one run of float32 (logits.hpp)."""
 
 EXP_ULP, EXPM1_ULP, TANH_ULP = 1.25, 2.0, 3.0
 """Worst errors of the core's vector functions in units of the last place, as test_vector_math.py holds them to."""
@@ -62,18 +62,24 @@ def kernel_logits(P: SoftmaxKernel) -> FloatArray:
 def logit_error(P: SoftmaxKernel) -> FloatArray:
     r"""(n,) bound on the error of a float32 logit, unmasked ones, over each row.
 
-    A product passes through at most ``min(d, 96)`` roundings in its run (and one of its own where the CPU has no fused
-    multiply-add) and one per run after the first; then bias (1), gain (2: the factor and the product), tanh and its
-    factor. Each is relative to something of size at most ``a = scale / T (|W| |h| + |b|)``, tanh being 1-Lipschitz, so
-    ``|error| <= gamma_m a`` with ``gamma_m = m u / (1 - m u)``.
+    A product passes through at most ``min(d, 96)`` roundings in its run, 192 where both sides are bfloat16, which some
+    builds take in pairs (and one of its own where the CPU has no fused multiply-add), and one per run after the first;
+    then bias (1), gain (2: the factor and the product), tanh and its factor. Each is relative to something of size at
+    most ``a = scale / T (|W| |h| + |b|)``, tanh being 1-Lipschitz, so ``|error| <= gamma_m a`` with
+    ``gamma_m = m u / (1 - m u)``. Subnormal bfloat16 may be taken for zero, each below ``2^-126``.
     """
     d = P.hidden.shape[1]
-    m = min(d, DEPTH) + -(-d // DEPTH) + 1 + 3 + (2 * TANH_ULP + 2 if P.softcap else 0)
+    pairs = P.hidden.dtype == P.head.dtype == ml_dtypes.bfloat16
+    run = DEPTH * (2 if pairs else 1)
+    m = min(d, run) + -(-d // DEPTH) + 1 + 3 + (2 * TANH_ULP + 2 if P.softcap else 0)
     size = np.abs(P.hidden).astype(np.float64) @ np.abs(P.head).astype(np.float64).T
     if P.bias is not None:
         size = np.where(np.isneginf(P.bias), 0.0, size + np.abs(np.where(np.isneginf(P.bias), 0.0, P.bias)))
     gamma = m * UNIT / (1 - m * UNIT)
-    return np.asarray(gamma * P.scale / P.temperature * size.max(axis=1, initial=0.0))
+    lost = 2.0**-126 * (
+        np.abs(P.hidden).sum(axis=1, dtype=np.float64) + np.abs(P.head).sum(axis=1, dtype=np.float64).max()
+    )
+    return np.asarray(P.scale / P.temperature * (gamma * size.max(axis=1, initial=0.0) + (lost if pairs else 0.0)))
 
 
 def log_normalizer(z: FloatArray) -> FloatArray:

@@ -55,7 +55,7 @@ def test_the_best_build_is_the_default() -> None:
     assert run.stdout.strip() == BUILDS[0], run.stderr
 
 
-@pytest.mark.parametrize("wanted", ["v5", "V4", *sorted({"v4", "v3", "baseline"} - set(BUILDS))])
+@pytest.mark.parametrize("wanted", ["v5", "V4", *sorted({"amx", "bf16", "v4", "v3", "baseline"} - set(BUILDS))])
 def test_a_build_that_cannot_be_had_is_an_error_that_lists_those_that_can(wanted: str) -> None:
     run = python("import markovlm", MARKOVLM_ISA=wanted)
     assert run.returncode != 0

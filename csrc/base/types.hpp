@@ -14,6 +14,8 @@ namespace markovlm {
 
 using Index = std::int64_t;
 
+constexpr Index divided_up(Index a, Index b) { return (a + b - 1) / b; }
+
 // Rows of contiguous elements, `stride` elements apart.
 template <class T>
 struct MatrixView {
@@ -54,6 +56,11 @@ class FloatMatrix {
     template <class Use>
     decltype(auto) visit(Use&& use) const {
         return std::visit(std::forward<Use>(use), view_);
+    }
+
+    template <class T>
+    bool is() const {
+        return std::holds_alternative<MatrixView<T>>(view_);
     }
 
     Index rows() const {

@@ -5,8 +5,6 @@
 
 namespace markovlm {
 
-constexpr Index divided_up(Index a, Index b) { return (a + b - 1) / b; }
-
 // How many rows are taken at a time: all groups of some contexts, or some groups of one panel of contexts.
 struct Extent {
     Index contexts, groups;

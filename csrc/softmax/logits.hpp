@@ -7,6 +7,7 @@
 #pragma once
 
 #include "base/types.hpp"
+#include "softmax/amx.hpp"
 #include "softmax/multiply.hpp"
 
 #include <Eigen/Core>
@@ -14,14 +15,25 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 namespace markovlm {
 
 constexpr int kTile = 96;   // tokens per tile of logits
-constexpr int kDepth = 96;  // terms summed in one run of float32, then added to the logit
-static_assert(kTile % kTokens == 0);
+constexpr int kDepth = 96;  // words summed in one run of float32, then added to the logit
+
+// What a product of bfloat16 matrices is made of: pairs of them, if this build has such products.
+#if defined(MARKOVLM_HAS_TILES)
+using BFloat16Product = TileProduct;
+#elif defined(__AVX512BF16__)
+using BFloat16Product = PairProduct;
+#else
+using BFloat16Product = FloatProduct;
+#endif
+static_assert(kTile % FloatProduct::kGroup == 0 && kTile % BFloat16Product::kGroup == 0);
+static_assert(kDepth % BFloat16Product::kStep == 0);
 
 // z = softcap * tanh(scale * (W h + bias) / softcap) / temperature, or scale * (W h + bias) / temperature without one.
 struct Head {
@@ -40,53 +52,73 @@ inline bool same_linear_head(const Head& a, const Head& b) {
            a.softcap == 0 && b.softcap == 0;
 }
 
-// Components are summed from small to large. States of language models have a few components far larger than the rest,
-// and every term that follows such a one is rounded at its size. Within a run of the head's memory, and among the runs,
-// the large ones therefore come last: on SmolLM2 logits are three times more accurate by that, at no cost.
+// Words are summed from small to large. States of language models have a few components far larger than the rest, and
+// every term that follows such a one is rounded at its size. Within a run of the head's memory, and among the runs, the
+// large ones therefore come last: on SmolLM2 logits are three times more accurate by that, at no cost.
 class SummationOrder {
   public:
-    explicit SummationOrder(const FloatMatrix& hidden) : order_(static_cast<std::size_t>(hidden.cols())) {
-        const Index width = hidden.cols();
-        Eigen::ArrayXf size = Eigen::ArrayXf::Zero(width);  // of the largest state in each component
+    // `differences`: operands may be differences of states too, and then are floats.
+    SummationOrder(const FloatMatrix& hidden, const FloatMatrix& weight, bool differences)
+        : width_(hidden.cols()), bfloat16_(!differences && hidden.is<BFloat16>() && weight.is<BFloat16>()) {
+        const Index terms = bfloat16_ ? BFloat16Product::kTerms : FloatProduct::kTerms,
+                    step = bfloat16_ ? BFloat16Product::kStep : FloatProduct::kStep, words = divided_up(width_, terms);
+        Eigen::ArrayXf size = Eigen::ArrayXf::Zero(words);  // of the largest state in each word
         hidden.visit([&](const auto& states) {
             for (Index i = 0; i < states.rows; ++i)
-                for (Index j = 0; j < width; ++j) size[j] = std::max(size[j], std::abs(widen(states.row(i)[j])));
+                for (Index j = 0; j < width_; ++j)
+                    size[j / terms] = std::max(size[j / terms], std::abs(widen(states.row(i)[j])));
         });
-        std::vector<std::pair<float, Index>> runs;  // the largest component in each, and where it begins
-        for (Index begin = 0; begin < width; begin += kDepth)
-            runs.emplace_back(size.segment(begin, std::min<Index>(kDepth, width - begin)).maxCoeff(), begin);
+        std::vector<std::pair<float, Index>> runs;  // the largest word in each, and where it begins
+        for (Index begin = 0; begin < words; begin += kDepth)
+            runs.emplace_back(size.segment(begin, std::min<Index>(kDepth, words - begin)).maxCoeff(), begin);
         std::sort(runs.begin(), runs.end());
+        order_.resize(static_cast<std::size_t>(words));
         auto out = order_.begin();
         for (const auto& [largest, begin] : runs) {
-            const auto end = out + std::min<Index>(kDepth, width - begin);
+            const auto end = out + std::min<Index>(kDepth, words - begin);
             std::iota(out, end, static_cast<std::int32_t>(begin));
             std::sort(out, end,
                       [&](std::int32_t a, std::int32_t b) { return std::pair(size[a], a) < std::pair(size[b], b); });
             out = end;
         }
+        order_.resize(static_cast<std::size_t>(divided_up(words, step) * step), static_cast<std::int32_t>(words));
     }
 
-    Index width() const { return static_cast<Index>(order_.size()); }
+    // Calls use(Product(), view) with the product that this is the order for.
+    template <class Use>
+    void visit(const FloatMatrix& matrix, Use&& use) const {
+        matrix.visit([&]<class T>(const MatrixView<T>& view) {
+            if constexpr (std::is_same_v<T, BFloat16>) {
+                if (bfloat16_) return use(BFloat16Product(), view);
+            }
+            use(FloatProduct(), view);
+        });
+    }
+
+    Index width() const { return width_; }
+    Index words() const { return static_cast<Index>(order_.size()); }  // of a row
     std::int32_t operator[](Index j) const { return order_[static_cast<std::size_t>(j)]; }
     const std::int32_t* from(Index j) const { return order_.data() + j; }
 
   private:
+    Index width_;
+    bool bfloat16_;
     std::vector<std::int32_t> order_;
 };
 
-// Panels of up to kLanes contexts, transposed, components in an order of summation; missing lanes repeat the first
-// context, so that no lane is special.
+// Panels of up to kLanes contexts, transposed, words in an order of summation; missing lanes repeat the first context,
+// so that no lane is special.
 class Panels {
   public:
     Panels(Index count, const SummationOrder& order)
-        : order_(order), count_(count), states_(count * order.width() * kLanes) {}
+        : order_(order), count_(count), words_(count * order.words() * kLanes) {}
 
     Index count() const { return count_; }
-    const float* operator[](Index p) const { return states_.data() + p * order_.width() * kLanes; }  // (d, kLanes)
+    const float* operator[](Index p) const { return words_.data() + p * order_.words() * kLanes; }  // (words, kLanes)
 
     void pack(Index p, Index count, const FloatMatrix& hidden, Index first) {
-        hidden.visit([&](const auto& states) {
-            fill(p, count, [&](Index i, Index component) { return widen(states.row(first + i)[component]); });
+        order_.visit(hidden, [&]<class Product>(Product, const auto& states) {
+            fill(p, count, [&](Index i, Index j) { return Product::word(states.row(first + i), j, order_.width()); });
         });
     }
 
@@ -95,24 +127,24 @@ class Panels {
                          Index reference_first) {
         hidden.visit([&](const auto& states) {
             reference.visit([&](const auto& others) {
-                fill(p, count, [&](Index i, Index component) {
-                    return widen(states.row(first + i)[component]) - widen(others.row(reference_first + i)[component]);
+                fill(p, count, [&](Index i, Index j) {
+                    return widen(states.row(first + i)[j]) - widen(others.row(reference_first + i)[j]);
                 });
             });
         });
     }
 
   private:
-    template <class Value>
-    void fill(Index p, Index count, Value value) {
-        float* out = states_.data() + p * order_.width() * kLanes;
-        for (Index j = 0; j < order_.width(); ++j)
-            for (Index i = 0; i < kLanes; ++i) out[j * kLanes + i] = value(i < count ? i : 0, order_[j]);
+    template <class Word>
+    void fill(Index p, Index count, Word word) {
+        float* out = words_.data() + p * order_.words() * kLanes;
+        for (Index j = 0; j < order_.words(); ++j)
+            for (Index i = 0; i < kLanes; ++i) out[j * kLanes + i] = word(i < count ? i : 0, order_[j]);
     }
 
     const SummationOrder& order_;
     Index count_;
-    AlignedBuffer<float> states_;
+    AlignedBuffer<float> words_;
 };
 
 class LogitTile {
@@ -142,7 +174,9 @@ class LogitTile {
     template <class Token>
     void produce(const float* states, Index panels, Index differences, Index count, float* packed, float* z,
                  Token token) const {
-        head_.weight.visit([&](const auto& weight) { multiply(weight, states, panels, count, packed, z, token); });
+        order_.visit(head_.weight, [&]<class Product>(Product, const auto& weight) {
+            multiply<Product>(weight, states, panels, count, packed, z, token);
+        });
         if (!head_.bias && gain_ == 1.0f && head_.softcap == 0) return;
         for (Index p = 0; p < panels; ++p)
             for (Index i = 0; i < count; ++i)
@@ -150,32 +184,22 @@ class LogitTile {
                        head_.bias && p < panels - differences ? head_.bias[token(i)] : 0.0f);
     }
 
-    template <class T, class Token>
+    template <class Product, class T, class Token>
     void multiply(const MatrixView<T>& weight, const float* states, Index panels, Index count, float* packed, float* z,
                   Token token) const {
+        constexpr Index group = Product::kGroup;
+        [[maybe_unused]] const typename Product::Scope scope;
         const T* rows[kTile];
-        const Index groups = (count + kTokens - 1) / kTokens, width = weight.cols;
-        for (Index i = 0; i < groups * kTokens; ++i) rows[i] = weight.row(token(std::min(i, count - 1)));
-        for (Index k = 0; k == 0 || k < width; k += kDepth) {  // once also for d = 0: the empty sum
-            const Index depth = std::min<Index>(kDepth, width - k);
+        const Index groups = divided_up(count, group), words = order_.words();
+        for (Index i = 0; i < groups * group; ++i) rows[i] = weight.row(token(std::min(i, count - 1)));
+        for (Index k = 0; k == 0 || k < words; k += kDepth) {  // once also for d = 0: the empty sum
+            const Index depth = std::min<Index>(kDepth, words - k);
             for (Index g = 0; g < groups; ++g)
-                pack(rows + g * kTokens, order_.from(k), depth, packed + g * kTokens * depth);
+                Product::pack(rows + g * group, order_.from(k), depth, order_.width(), packed + g * group * depth);
             for (Index p = 0; p < panels; ++p)
                 for (Index g = 0; g < groups; ++g)
-                    multiply_register_tile(states + (p * width + k) * kLanes, packed + g * kTokens * depth, depth,
-                                           k == 0, z + p * kSize + g * kTokens * kLanes);
-        }
-    }
-
-    // out (depth, kTokens) = `depth` components of kTokens rows
-    template <class T>
-    static void pack(const T* const* rows, const std::int32_t* order, Index depth, float* __restrict out) {
-        const T* row[kTokens];
-        std::copy_n(rows, kTokens, row);
-        for (Index j = 0; j < depth; ++j, out += kTokens) {
-            const Index component = order[j];
-#pragma GCC unroll 12
-            for (int i = 0; i < kTokens; ++i) out[i] = widen(row[i][component]);
+                    Product::multiply(states + (p * words + k) * kLanes, packed + g * group * depth, depth, k == 0,
+                                      z + p * kSize + g * group * kLanes);
         }
     }
 

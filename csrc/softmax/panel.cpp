@@ -26,7 +26,7 @@ class PanelPass {
           segments_(std::min(kSegments, tiles_)),
           twice_(request.of_tokens && tokens),
           extent_(most_rows(), request.hidden.rows(), 1, false),
-          order_(request.hidden),
+          order_(request.hidden, request.head.weight, false),
           logits_(request.head, order_),
           panels_(extent_.contexts / kLanes),
           states_(panels_, order_),
@@ -152,7 +152,7 @@ class PanelPass {
             });
             for (Index p = 0; p < block_.panels(); ++p)
                 for (Index g = 0; g < column_groups_; ++g) {
-                    multiply_register_tile(z + p * LogitTile::kSize, worker.columns.data() + g * kTile * kTokens, count,
+                    FloatProduct::multiply(z + p * LogitTile::kSize, worker.columns.data() + g * kTile * kTokens, count,
                                            true, worker.register_tile.data());
                     double* to = sum(segment, p) + g * kTokens * kLanes;
                     for (int i = 0; i < kTokens * kLanes; ++i) to[i] += worker.register_tile.data()[i];
@@ -187,7 +187,7 @@ class PanelPass {
                         rows[(p * kLanes + i) * kTokens + t] = z[p * LogitTile::kSize + (g + t) * kLanes + i];
             for (Index c = 0; c < column_panels_; ++c)
                 for (Index row = 0; row < panels * kLanes; row += kDepth) {
-                    multiply_register_tile(packed_rows_.data() + (c * panels_ * kLanes + row) * kLanes,
+                    FloatProduct::multiply(packed_rows_.data() + (c * panels_ * kLanes + row) * kLanes,
                                            rows + row * kTokens, std::min<Index>(kDepth, panels * kLanes - row), true,
                                            worker.register_tile.data());
                     for (Index t = 0; t < std::min<Index>(kTokens, count - g); ++t)

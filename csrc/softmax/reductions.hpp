@@ -33,12 +33,16 @@ inline void sum_over_tokens(Index count, const std::array<double*, N>& totals, T
 
 inline void lane_maxima(const float* z, Index count, float* maxima) {
     for (int half = 0; half < kLanes; half += kWidth) {
-        Vec m = load(z + half);
-        for (Index t = 1; t < count; ++t) {
-            const Vec x = load(z + t * kLanes + half);
-            m = x > m ? x : m;
-        }
-        store(maxima + half, m);
+        constexpr Index chains = 4;  // a comparison takes longer than a load
+        Vec m[chains];
+        for (Index c = 0; c < chains; ++c) m[c] = load(z + half);
+        for (Index t = 0; t < count; t += chains)
+            for (Index c = 0; c < chains; ++c) {
+                const Vec x = load(z + std::min(t + c, count - 1) * kLanes + half);
+                m[c] = x > m[c] ? x : m[c];
+            }
+        for (Index c = 1; c < chains; ++c) m[0] = m[c] > m[0] ? m[c] : m[0];
+        store(maxima + half, m[0]);
     }
 }
 
@@ -93,9 +97,9 @@ struct SoftmaxSums {
     // Adds a tile whose maximum was raised to before.
     void add(const float* z, Index count) {
         sum_over_tokens<2>(count, {sum, weighted}, [&](Index t, int half) {
-            // Below -87 the exponential is zero; the bound keeps 0 * -inf out of the weighted sum.
+            // Below, the exponential is zero; the bound keeps 0 * -inf out of the weighted sum.
             const Vec u = at_least(load(z + t * kLanes + half) - load(maximum + half), -88.0f);
-            const Vec e = exp(u);
+            const Vec e = exp_within(u);
             return std::array<Vec, 2>{e, e * u};
         });
     }

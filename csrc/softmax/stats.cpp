@@ -10,7 +10,7 @@
 namespace markovlm {
 namespace {
 
-constexpr Index kRows = 512;            // in a block: enough to hide what packing a piece of the head costs
+constexpr Index kRows = 1024;           // in a block: enough to hide what packing a piece of the head costs
 constexpr Index kSlabBytes = 56 << 20;  // of logits that wait for the normalisers of their rows
 constexpr Index kTopEntries = 1 << 20;  // of all rows in a block
 constexpr Index kChunk = 4 * kTile;     // tokens that a thread takes at a time; chunks are merged in their order
@@ -39,8 +39,8 @@ class StatsPass {
           differences_(request.reference && same_linear_head(request.head, request.reference_head)),
           extent_(most_rows(request, with_slab_), request.contexts(), request.groups(),
                   static_cast<bool>(request.reference)),
-          order_(differences_ ? request.reference : request.hidden),
-          reference_order_(request.reference),
+          order_(differences_ ? request.reference : request.hidden, request.head.weight, differences_),
+          reference_order_(request.reference, request.reference_head.weight, false),
           logits_(request.head, order_),
           reference_logits_(request.reference_head, reference_order_),
           support_(count_support(request.head)),

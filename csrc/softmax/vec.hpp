@@ -7,7 +7,7 @@
 
 namespace markovlm {
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(MARKOVLM_EMULATE_AMX)
 constexpr int kWidth = 16;
 #elif defined(__AVX__)
 constexpr int kWidth = 8;
@@ -77,11 +77,16 @@ constexpr float kSmallestExponent = -87.0f;  // e^-87 is the last normal power; 
 
 }  // namespace detail
 
+// e^x to about 1 ulp on [-88, 88] and nowhere else, but for NaN. Below -87.4 it may be 0, at -88 it is.
+inline Vec exp_within(Vec x) {
+    const auto [expm1_r, two_to_k] = detail::reduce_exponential(x);
+    return expm1_r * two_to_k + two_to_k;
+}
+
 // e^x to about 1 ulp on [-87, 88]; 0 below, e^88 above, NaN for NaN.
 inline Vec exp(Vec x) {
-    const auto [expm1_r, two_to_k] =
-        detail::reduce_exponential(at_most(at_least(x, detail::kSmallestExponent), detail::kLargestExponent));
-    return x < detail::kSmallestExponent ? Vec{} : expm1_r * two_to_k + two_to_k;
+    const Vec power = exp_within(at_most(at_least(x, detail::kSmallestExponent), detail::kLargestExponent));
+    return x < detail::kSmallestExponent ? Vec{} : power;
 }
 
 // e^x - 1 to about 2 ulp, also where x is tiny; -1 far below, e^88 above, NaN for NaN.

@@ -1,6 +1,7 @@
 // The passes of the core against plain loops in double, over tail sizes, types and threads: for sanitisers, and for
 // CPUs that Python's tests do not reach. A wrong lane, tail or tile shows here; how exact the passes are is what pytest
 // holds them to, with derived bounds.
+#include "base/cpu_level.hpp"
 #include "base/parallel.hpp"
 #include "softmax/panel.hpp"
 #include "softmax/stats.hpp"
@@ -283,6 +284,7 @@ void test_type(const char* type, bool thorough) {
 
 // With an argument `quick`: fewer sizes, for slow machines.
 int main(int argc, char** argv) {
+    runnable_builds();  // asks for the tile registers
     const bool thorough = argc < 2 || std::strcmp(argv[1], "quick") != 0;
     test_loop();
     test_type<float>("float32", thorough);

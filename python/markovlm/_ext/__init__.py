@@ -49,8 +49,9 @@ def build_info() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``isa`` (``"baseline"``, ``"v3"`` = AVX2, ``"v4"`` = AVX-512), ``available`` (installed and run by this CPU),
-        ``build_type``, ``vector_floats`` (float32 per vector) and ``compiler``.
+        ``isa`` (``"baseline"``, ``"v3"`` = AVX2, ``"v4"`` = AVX-512, ``"bf16"`` = AVX-512 with products of bfloat16,
+        ``"amx"`` = these in tile registers), ``available`` (installed and run by this CPU), ``build_type``,
+        ``vector_floats`` (float32 per vector) and ``compiler``.
 
     Examples
     --------
