@@ -28,7 +28,7 @@ RUN = 16
 DEPTH = 96
 """Words of a logit's products, of one float or two bfloat16, that the core adds in one run of float32 (logits.hpp)."""
 
-EXP_ULP, EXPM1_ULP, TANH_ULP = 1.25, 2.0, 3.0
+EXP_ULP, EXPM1_ULP, TANH_ULP, EXPM1_MINUS_ULP, LOG1P_ULP = 1.25, 2.0, 3.0, 8.0, 2.0
 """Worst errors of the core's vector functions in units of the last place, as test_vector_math.py holds them to."""
 
 SUM = (RUN + 2 * EXP_ULP + 1) * UNIT

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -16,17 +17,20 @@ import reference
 from conftest import BUILDS
 from markovlm import KL, SoftmaxKernel, build_info, mean_prediction, softmax_stats
 from markovlm._ext import _cpu
+from markovlm.typing import IntArray
 from reference import Bounds, assert_within
 
 EXTENSIONS = sorted(Path(markovlm.__path__[0], "_ext").glob("_c*.so"))
 
 
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter that finds the same package."""
-    paths = [str(Path(markovlm.__path__[0]).parent), os.environ.get("PYTHONPATH", "")]
+def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter that finds the same package and these tests."""
+    paths = [str(Path(markovlm.__path__[0]).parent), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     variables = {k: v for k, v in os.environ.items() if k != "MARKOVLM_ISA"}
     variables |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment}
-    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=variables, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_build_info() -> None:
@@ -86,6 +90,52 @@ def test_builds_agree() -> None:
         assert_within("mean prediction", mean, first_mean, 2 * bounds.mean_prediction())
         for order, values in other.renyi.items():
             assert_within(f"renyi {order}", values, first.renyi[order], 2 * bounds.renyi(order))
+
+
+TAILS = """
+import sys
+import numpy as np
+from test_builds import tails
+from markovlm import KL, softmax_stats
+
+found = {}
+for name, (P, R, targets) in tails().items():
+    s = softmax_stats(P, targets, orders=(2.0,), reference=R, divergences=[KL()], mean=True)
+    found |= {f"{name} entropy": s.entropy, f"{name} nll": s.nll, f"{name} kl": s.divergences[KL()]}
+    found |= {f"{name} renyi": s.renyi[2.0], f"{name} mean": s.mean[0]}
+np.savez(sys.argv[1], **found)
+"""
+
+
+def tails() -> dict[str, tuple[SoftmaxKernel, SoftmaxKernel, IntArray]]:
+    """Cases whose sizes leave every remainder that a vector, a register tile or a tile register can leave."""
+    rng = np.random.default_rng(0)
+    cases = {}
+    for dtype in (np.float32, ml_dtypes.bfloat16):
+        for size in range(1, 34):
+            for n, V, d in ((size, 40, 9), (3, size, 9), (3, 40, size), (size, 80 + size, 64 + size)):
+                hidden, other, head = (rng.standard_normal(shape).astype(dtype) for shape in ((n, d), (n, d), (V, d)))
+                P, R = SoftmaxKernel(hidden, head), SoftmaxKernel(other, head.copy())
+                cases[f"{dtype.__name__} {n} {V} {d}"] = P, R, rng.integers(0, V, n)
+    return cases
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_build_is_right_at_every_tail(build: str, tmp_path: Path) -> None:
+    run = python(TAILS, str(tmp_path / "found.npz"), MARKOVLM_ISA=build)
+    assert run.returncode == 0, run.stderr
+    with np.load(tmp_path / "found.npz") as found:
+        for name, (P, R, targets) in tails().items():
+            z, zr = reference.kernel_logits(P), reference.kernel_logits(R)
+            bounds = Bounds(z, reference.logit_error(P))
+            delta = reference.logit_error(R)
+            eta = bounds.delta + delta + 4 * reference.UNIT * np.abs(zr - z).max(axis=1)
+            kl = reference.divergence(KL(), zr, z)
+            assert_within(name, found[f"{name} entropy"], reference.entropy(z), bounds.entropy)
+            assert_within(name, found[f"{name} nll"], reference.nll(z, targets), bounds.nll)
+            assert_within(name, found[f"{name} renyi"], reference.renyi(z, 2.0), bounds.renyi(2.0))
+            assert_within(name, found[f"{name} kl"], kl, reference.divergence_bound(KL(), zr, z, eta, delta))
+            assert_within(name, found[f"{name} mean"], reference.mean_prediction(z), bounds.mean_prediction())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a version script is what Linux has")

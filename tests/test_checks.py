@@ -81,6 +81,9 @@ WRONG_VALUES: dict[str, Callable[[], object]] = {
     r"reference: .* none was given": lambda: stats(P, divergences=[KL()]),
     r"orders: .* got -1.0": lambda: Renyi(-1),
     r"num_threads: .* got 0": lambda: stats(P, num_threads=0),
+    r"max_memory: .* got 0": lambda: stats(P, max_memory=0),
+    r"max_memory: expected at least \d+ bytes, .* got 100$": lambda: stats(P, max_memory=100),
+    r"max_memory: expected at least \d+ bytes, .* got 10$": lambda: normal_product(P, W, max_memory=10),
     r"weights: expected finite values >= 0, got -2.0 at index 1": lambda: mean(P, [1, -2.0, 1]),
     r"weights: .* got nan at index 0": lambda: mean(P, [NAN, 1, 1]),
     r"weights: .* got inf at index 2": lambda: mean(P, [1, 1, INF]),
@@ -129,6 +132,7 @@ WRONG_TYPES: dict[str, Callable[[], object]] = {
     r"D: Renyi needs its arguments": lambda: divergence(P, P, Renyi),  # type: ignore[arg-type]
     r"orders: .* got \['a'\]": lambda: Renyi("a"),  # type: ignore[arg-type]
     r"num_threads: .* got 2.0": lambda: mean(P, num_threads=2.0),
+    r"max_memory: .* got '64 MiB'": lambda: mean(P, max_memory="64 MiB"),
     r"weights: expected real numbers, got bool": lambda: mean(P, [True] * 3),
 }
 REFUSED = [

@@ -1,5 +1,6 @@
 #include "bind/arrays.hpp"
 #include "bind/register.hpp"
+#include "softmax/block.hpp"
 #include "softmax/panel.hpp"
 #include "softmax/stats.hpp"
 
@@ -53,8 +54,10 @@ py::dict stats(const py::array& hidden, const HeadArguments& head, const std::op
                const std::vector<double>& orders, Index top_k, const std::optional<Array<Index>>& token_ids,
                const std::optional<std::pair<py::array, HeadArguments>>& reference,
                const std::vector<std::tuple<std::string, double, bool>>& divergences, bool mean,
-               const std::optional<Array<double>>& weights, int num_threads, const py::object& progress) {
+               const std::optional<Array<double>>& weights, Index max_memory, int num_threads,
+               const py::object& progress) {
     StatsRequest request;
+    request.max_memory = max_memory;
     request.hidden = float_matrix(hidden);
     request.head = make_head(head);
     const Index n = request.hidden.rows();
@@ -106,9 +109,10 @@ py::dict stats(const py::array& hidden, const HeadArguments& head, const std::op
 // (P^a X, P^aT ...), each an array or None, as panel.hpp has it.
 py::tuple panels(const py::array& hidden, const HeadArguments& head, const Array<double>& log_normalizer, double power,
                  const std::optional<py::array>& of_tokens, const std::optional<py::array>& of_rows,
-                 const std::optional<Array<double>>& weights, bool want_rows, bool want_tokens, int num_threads,
-                 const py::object& progress) {
+                 const std::optional<Array<double>>& weights, bool want_rows, bool want_tokens, Index max_memory,
+                 int num_threads, const py::object& progress) {
     PanelRequest request;
+    request.max_memory = max_memory;
     request.hidden = float_matrix(hidden);
     request.head = make_head(head);
     const Index n = request.hidden.rows(), vocabulary = request.head.vocabulary();
@@ -185,14 +189,23 @@ py::array_t<float> elementwise(const Array<float>& x) {
 
 void register_softmax(py::module_& module) {
     using namespace py::literals;
+    py::register_local_exception_translator([](std::exception_ptr error) {
+        try {
+            std::rethrow_exception(error);
+        } catch (const MemoryLimitError& limit) {
+            py::set_error(py::module_::import("markovlm.errors").attr("ValueRangeError"), limit.what());
+        }
+    });
     module.def("softmax_stats", &stats, "hidden"_a, "head"_a, "targets"_a, "orders"_a, "top_k"_a, "token_ids"_a,
-               "reference"_a, "divergences"_a, "mean"_a, "weights"_a, "num_threads"_a, "progress"_a);
+               "reference"_a, "divergences"_a, "mean"_a, "weights"_a, "max_memory"_a, "num_threads"_a, "progress"_a);
     module.def("panel_product", &panels, "hidden"_a, "head"_a, "log_normalizer"_a, "power"_a, "of_tokens"_a,
-               "of_rows"_a, "weights"_a, "want_rows"_a, "want_tokens"_a, "num_threads"_a, "progress"_a);
+               "of_rows"_a, "weights"_a, "want_rows"_a, "want_tokens"_a, "max_memory"_a, "num_threads"_a, "progress"_a);
     module.def("first_non_finite", &first_non_finite, "array"_a);
     // For the tests against mpmath: the vector functions on a plain array.
     module.def("vector_exp", &elementwise<exp>, "x"_a);
     module.def("vector_expm1", &elementwise<expm1>, "x"_a);
+    module.def("vector_expm1_minus", &elementwise<expm1_minus>, "x"_a);
+    module.def("vector_log1p_of_fraction", &elementwise<log1p_of_fraction>, "x"_a);
     module.def("vector_tanh", &elementwise<tanh>, "x"_a);
 }
 

@@ -3,7 +3,27 @@
 
 #include "softmax/logits.hpp"
 
+#include <stdexcept>
+#include <string>
+
 namespace markovlm {
+
+// Python's ValueRangeError.
+struct MemoryLimitError : std::invalid_argument {
+    using std::invalid_argument::invalid_argument;
+};
+
+constexpr Index kDefaultMemory = 64 << 20;  // bytes for the blocks of a pass, unless told
+
+// At most `most` rows, and at least `fewest`, that take `row_bytes` each. `memory`: the bytes to be had; 0 stands for
+// the default, or what the fewest rows need if that is more.
+inline Index rows_within(Index memory, Index row_bytes, Index fewest, Index most) {
+    if (memory != 0 && memory < fewest * row_bytes)
+        throw MemoryLimitError("max_memory: expected at least " + std::to_string(fewest * row_bytes) +
+                               " bytes, for blocks of " + std::to_string(fewest) + " rows, got " +
+                               std::to_string(memory));
+    return std::clamp((memory ? memory : kDefaultMemory) / row_bytes, fewest, most);
+}
 
 // How many rows are taken at a time: all groups of some contexts, or some groups of one panel of contexts.
 struct Extent {

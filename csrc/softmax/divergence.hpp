@@ -46,7 +46,8 @@ class PairTile {
         Vec log_p, p, log_q, q, delta;
         Pair reversed() const { return {log_q, q, log_p, p, -delta}; }
     };
-    PairTile() : values_(5 * kLanes * kTile) {}
+    static constexpr Index kSize = 5 * kLanes * kTile;  // floats
+    PairTile() : values_(kSize) {}
 
     // zp: (count, kLanes) logits of p. x: those of q, or how far those of q are above those of p (`x_is_difference`);
     // log_z_gap: log Z of q less that of p.

@@ -6,10 +6,8 @@
 namespace markovlm {
 namespace {
 
-constexpr Index kRows = 512;               // in a block, if memory allows
-constexpr Index kSlabBytes = 40 << 20;     // of a block's P^a, where it is used twice
-constexpr Index kSegments = 32;            // of the vocabulary: each has a sum of its own over its tokens
-constexpr Index kSegmentBytes = 20 << 20;  // of these sums for a block
+constexpr Index kRows = 1024;    // in a block at most
+constexpr Index kSegments = 32;  // of the vocabulary: each has a sum of its own over its tokens
 
 class PanelPass {
   public:
@@ -25,7 +23,7 @@ class PanelPass {
           tiles_(divided_up(vocabulary_, kTile)),
           segments_(std::min(kSegments, tiles_)),
           twice_(request.of_tokens && tokens),
-          extent_(most_rows(), request.hidden.rows(), 1, false),
+          extent_(rows_within(request.max_memory, row_bytes(), kLanes, kRows), request.hidden.rows(), 1, false),
           order_(request.hidden, request.head.weight, false),
           logits_(request.head, order_),
           panels_(extent_.contexts / kLanes),
@@ -77,13 +75,13 @@ class PanelPass {
     Index sum_size() const { return column_groups_ * kTokens * kLanes; }  // of a panel: (columns, kLanes)
     double* sum(Index segment, Index p) { return sums_.data() + (segment * panels_ + p) * sum_size(); }
 
-    Index most_rows() const {
-        const Index row_bytes = tiles_ * kTile * static_cast<Index>(sizeof(float));
-        const Index sum_bytes = segments_ * column_groups_ * kTokens * static_cast<Index>(sizeof(double));
-        Index rows = kRows;
-        if (twice_) rows = std::min(rows, kSlabBytes / row_bytes);
-        if (in_.of_tokens && sum_bytes) rows = std::min(rows, kSegmentBytes / sum_bytes);
-        return rows;
+    // Of a row in a block; a thread's scratch memory counts once, so that blocks are the same for any number of
+    // threads.
+    Index row_bytes() const {
+        const Index floats =
+            in_.head.width() + (twice_ ? tiles_ : 1) * kTile + kTokens + (tokens_ ? column_panels_ * kLanes : 0);
+        const Index sums = in_.of_tokens ? segments_ * column_groups_ * kTokens : 0;
+        return static_cast<Index>(sizeof(float)) * floats + static_cast<Index>(sizeof(double)) * sums;
     }
 
     // P^a = e^{a (z - shift)} factor, the shift being log Z as a float

@@ -13,6 +13,7 @@ struct PanelRequest {
     FloatMatrix of_tokens;                   // X (V, b); none: `of_rows` is given
     FloatMatrix of_rows;                     // Y (n, b)
     const double* weights = nullptr;         // (n,) or none, of the rows in P^aT diag(weights) P^a X
+    Index max_memory = 0;                    // bytes, as rows_within has it
 };
 
 // rows (n, b), if wanted: P^a X. tokens (V, b), if wanted: P^aT Y, or P^aT diag(weights) P^a X where X is given; each

@@ -10,10 +10,9 @@
 namespace markovlm {
 namespace {
 
-constexpr Index kRows = 1024;           // in a block: enough to hide what packing a piece of the head costs
-constexpr Index kSlabBytes = 56 << 20;  // of logits that wait for the normalisers of their rows
-constexpr Index kTopEntries = 1 << 20;  // of all rows in a block
-constexpr Index kChunk = 4 * kTile;     // tokens that a thread takes at a time; chunks are merged in their order
+constexpr Index kRows = 1024;       // in a block at most: enough to hide what packing a piece of the head costs
+constexpr Index kMostChunks = 256;  // of the vocabulary: what a thread takes at a time; they are merged in their order
+constexpr Index kFewestTiles = 4;   // in a chunk
 
 // Scratch memory of one thread.
 struct Worker {
@@ -33,12 +32,13 @@ class StatsPass {
           out_(result),
           vocabulary_(request.head.vocabulary()),
           tiles_(divided_up(vocabulary_, kTile)),
-          chunks_(divided_up(vocabulary_, kChunk)),
+          chunk_tiles_(std::max(kFewestTiles, divided_up(tiles_, kMostChunks))),
+          chunks_(divided_up(tiles_, chunk_tiles_)),
           num_threads_(static_cast<int>(std::min<Index>(num_threads, tiles_))),
           with_slab_(request.reference || result.mean),
           differences_(request.reference && same_linear_head(request.head, request.reference_head)),
-          extent_(most_rows(request, with_slab_), request.contexts(), request.groups(),
-                  static_cast<bool>(request.reference)),
+          extent_(rows_within(request.max_memory, row_bytes(), (request.reference ? 2 : 1) * kLanes, kRows),
+                  request.contexts(), request.groups(), static_cast<bool>(request.reference)),
           order_(differences_ ? request.reference : request.hidden, request.head.weight, differences_),
           reference_order_(request.reference, request.reference_head.weight, false),
           logits_(request.head, order_),
@@ -72,13 +72,13 @@ class StatsPass {
     }
 
   private:
-    static Index most_rows(const StatsRequest& request, bool with_slab) {
-        const Index row_bytes =
-            divided_up(request.head.vocabulary(), kTile) * kTile * static_cast<Index>(sizeof(float));
-        Index rows = kRows;
-        if (with_slab) rows = std::min(rows, kSlabBytes / row_bytes);
-        if (request.top_k > 0) rows = std::min(rows, kTopEntries / request.top_k);
-        return rows;
+    // Of a row, or of one of the reference, in a block; a thread's scratch memory counts once, so that blocks are the
+    // same for any number of threads.
+    Index row_bytes() const {
+        const auto orders = static_cast<Index>(in_.orders.size()), wanted = static_cast<Index>(in_.divergences.size());
+        const Index floats = in_.head.width() + (with_slab_ ? tiles_ : 1) * kTile;
+        const Index sums = static_cast<Index>(sizeof(PanelSums)) / kLanes + 8 * (orders + 3 * wanted);
+        return static_cast<Index>(sizeof(float)) * floats + chunks_ * sums + TopTokens::kEntryBytes * in_.top_k;
     }
     Index most_context_panels() const { return extent_.contexts / kLanes; }
     Index most_panels() const { return most_context_panels() * extent_.groups; }
@@ -207,8 +207,8 @@ class StatsPass {
     // use(tile, its first token, how many) for the tiles of a chunk
     template <class Use>
     void for_each_tile(Index chunk, const StopToken& stop, Use use) const {
-        constexpr Index tiles = kChunk / kTile;
-        for (Index tile = chunk * tiles; tile < std::min(tiles_, (chunk + 1) * tiles) && !stop.requested(); ++tile)
+        const Index begin = chunk * chunk_tiles_, end = std::min(tiles_, begin + chunk_tiles_);
+        for (Index tile = begin; tile < end && !stop.requested(); ++tile)
             use(tile, tile * kTile, std::min<Index>(kTile, vocabulary_ - tile * kTile));
     }
 
@@ -387,7 +387,7 @@ class StatsPass {
 
     const StatsRequest& in_;
     const StatsResult& out_;
-    const Index vocabulary_, tiles_, chunks_;
+    const Index vocabulary_, tiles_, chunk_tiles_, chunks_;
     const int num_threads_;
     const bool with_slab_, differences_;  // differences_: the slab holds those of the rows' logits from the reference's
     const Extent extent_;                 // of a block, at most

@@ -24,6 +24,7 @@ struct StatsRequest {
     Head reference_head;
     std::vector<Divergence> divergences;  // p: the reference, q: the row
     const double* weights = nullptr;      // (contexts,) of a row in its group's mean; none: 1 / contexts each
+    Index max_memory = 0;                 // bytes, as rows_within has it
 
     Index contexts() const { return reference ? reference.rows() : hidden.rows(); }
     Index groups() const { return reference ? (reference.rows() ? hidden.rows() / reference.rows() : 0) : 1; }
@@ -42,6 +43,7 @@ struct StatsResult {                   // the caller's arrays; those not request
     double* mean = nullptr;            // (groups, V) weighted sum of the rows' probabilities
 };
 
+// Throws MemoryLimitError where max_memory is too little.
 void softmax_stats(const StatsRequest& request, const StatsResult& result, int num_threads, const Watch& watch);
 
 }  // namespace markovlm

@@ -11,7 +11,14 @@ namespace markovlm {
 // Entries (logit, token) kept as a heap with the worst on top. Larger logits are better, and among equals smaller
 // tokens, so that the result does not depend on how the vocabulary was shared out.
 class TopTokens {
+    struct Entry {
+        float logit;
+        Index token;
+    };
+
   public:
+    static constexpr Index kEntryBytes = sizeof(Entry);
+
     explicit TopTokens(Index k) : k_(k) { heap_.reserve(static_cast<std::size_t>(k)); }
 
     // What a logit must exceed to come in, where tokens come by rising id.
@@ -47,10 +54,6 @@ class TopTokens {
     void clear() { heap_.clear(); }
 
   private:
-    struct Entry {
-        float logit;
-        Index token;
-    };
     static bool better(const Entry& a, const Entry& b) {
         return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
     }

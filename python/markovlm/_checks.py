@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -214,8 +215,47 @@ def panel(name: str, value: ArrayInput, length: int, axis: str) -> ModelArray:
     return array
 
 
+def memory(value: int | None) -> int:
+    """Bytes that a pass may take; 0 stands for its default."""
+    return 0 if value is None else count("max_memory", value, 1, 2**62)
+
+
 def threads(value: int | None) -> int:
-    """Threads to use: all that this process may run on unless told otherwise."""
-    if value is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return count("num_threads", value, 1, 4096)
+    """Threads to use: unless told otherwise OMP_NUM_THREADS, or all that this process may run on."""
+    if value is not None:
+        return count("num_threads", value, 1, 4096)
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if wanted.isdecimal() and int(wanted) > 0:
+        return min(int(wanted), 4096)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _cpu_quota())))
+
+
+def _cpu_quota(root: Path = Path("/")) -> float:
+    """CPUs' worth of time that this process gets, as containers limit it by control groups; inf without a limit."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text("utf8").splitlines()
+    except OSError:  # not Linux
+        return math.inf
+    least = math.inf
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")  # version 1, or 2
+        group = mount / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(mount):
+                least = min(least, _quota_of(folder))
+    return least
+
+
+def _quota_of(group: Path) -> float:
+    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = (word for file in files for word in (group / file).read_text("ascii").split())
+            if float(quota) > 0:  # version 1 says -1 for none
+                return float(quota) / float(period)
+        except (OSError, ValueError, ZeroDivisionError):  # version 2 says max for none
+            continue
+    return math.inf

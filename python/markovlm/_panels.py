@@ -18,6 +18,7 @@ def panel_product(
     power: float = 1.0,
     *,
     log_normalizer: ArrayInput | None = None,
+    max_memory: int | None = None,
     num_threads: int | None = None,
     progress: Progress | None = None,
 ) -> FloatArray:
@@ -36,10 +37,8 @@ def panel_product(
         The power a of every probability.
     log_normalizer : (n,) float64, optional
         From an earlier `softmax_stats` of the same kernel; made by one more pass if missing.
-    num_threads : int, optional
-        Default: all that this process may run on. The result is the same, bit for bit, for any number.
-    progress : callable, optional
-        ``progress(rows_done, n)``; Ctrl-C and exceptions from it stop the pass.
+    max_memory, num_threads, progress
+        As in `softmax_stats`.
 
     Returns
     -------
@@ -52,7 +51,7 @@ def panel_product(
 
     Notes
     -----
-    ``2 n V (d + b)`` flops; working memory some 30 MiB at most for b ≤ 128, whatever ``n`` and ``V``. Source:
+    ``2 n V (d + b)`` flops; working memory some 64 MiB at most, whatever ``n`` and ``V``. Source:
     theory §9, §12.
 
     Examples
@@ -62,7 +61,7 @@ def panel_product(
     >>> mk.panel_product(P, np.array([[8.0], [4.0]])).round(5)
     array([[5.]])
     """
-    rows, _ = _run(P, power, log_normalizer, num_threads, progress, X=X, want_rows=True)
+    rows, _ = _run(P, power, log_normalizer, max_memory, num_threads, progress, X=X, want_rows=True)
     assert rows is not None  # for the type checker
     return rows
 
@@ -73,6 +72,7 @@ def adjoint_product(
     power: float = 1.0,
     *,
     log_normalizer: ArrayInput | None = None,
+    max_memory: int | None = None,
     num_threads: int | None = None,
     progress: Progress | None = None,
 ) -> FloatArray:
@@ -84,7 +84,7 @@ def adjoint_product(
     ----------
     Y : (n, b) floating point
         As X of `panel_product`.
-    P, power, log_normalizer, num_threads, progress
+    P, power, log_normalizer, max_memory, num_threads, progress
         As in `panel_product`.
 
     Returns
@@ -99,7 +99,7 @@ def adjoint_product(
     array([[0.375],
            [0.625]])
     """
-    _, tokens = _run(P, power, log_normalizer, num_threads, progress, Y=Y, want_tokens=True)
+    _, tokens = _run(P, power, log_normalizer, max_memory, num_threads, progress, Y=Y, want_tokens=True)
     assert tokens is not None  # for the type checker
     return tokens
 
@@ -111,6 +111,7 @@ def normal_product(
     weights: ArrayInput | None = None,
     *,
     log_normalizer: ArrayInput | None = None,
+    max_memory: int | None = None,
     num_threads: int | None = None,
     progress: Progress | None = None,
 ) -> FloatArray:
@@ -124,7 +125,7 @@ def normal_product(
         As in `panel_product`.
     weights : (n,) floats >= 0, optional
         The law μ over contexts, normalised here; default uniform.
-    P, power, log_normalizer, num_threads, progress
+    P, power, log_normalizer, max_memory, num_threads, progress
         As in `panel_product`.
 
     Returns
@@ -133,7 +134,7 @@ def normal_product(
 
     Notes
     -----
-    ``2 n V (d + 2 b)`` flops; working memory some 70 MiB, or 32 rows of ``V`` floats if that is more.
+    ``2 n V (d + 2 b)`` flops; working memory ``max_memory``: 64 MiB, or 32 rows of ``V`` floats if that is more.
 
     Examples
     --------
@@ -145,13 +146,18 @@ def normal_product(
     """
     n = P.shape[0]
     law = np.full(n, 1.0 / max(n, 1)) if weights is None else _checks.row_weights(weights, n)
-    _, tokens = _run(P, power, log_normalizer, num_threads, progress, X=X, weights=law, want_tokens=True)
+    _, tokens = _run(P, power, log_normalizer, max_memory, num_threads, progress, X=X, weights=law, want_tokens=True)
     assert tokens is not None  # for the type checker
     return tokens
 
 
 def prototypes(
-    P: SoftmaxKernel, *, log_normalizer: ArrayInput | None = None, num_threads: int | None = None
+    P: SoftmaxKernel,
+    *,
+    log_normalizer: ArrayInput | None = None,
+    max_memory: int | None = None,
+    num_threads: int | None = None,
+    progress: Progress | None = None,
 ) -> FloatArray:
     r"""Mean head vectors :math:`\bar g_x = \sum_w p_x(w)\, g_w`, the gradients of ``log Z`` for a linear head: (n, d).
 
@@ -164,13 +170,21 @@ def prototypes(
     >>> mk.prototypes(P).round(5)
     array([[0.75]])
     """
-    return panel_product(P, P.head, log_normalizer=log_normalizer, num_threads=num_threads)
+    return panel_product(
+        P,
+        P.head,
+        log_normalizer=log_normalizer,
+        max_memory=max_memory,
+        num_threads=num_threads,
+        progress=progress,
+    )
 
 
 def _run(
     P: SoftmaxKernel,
     power: float,
     log_normalizer: ArrayInput | None,
+    max_memory: int | None,
     num_threads: int | None,
     progress: Progress | None,
     *,
@@ -185,7 +199,7 @@ def _run(
     of_tokens: ModelArray | None = None if X is None else _checks.panel("X", X, vocabulary, "V")
     of_rows: ModelArray | None = None if Y is None else _checks.panel("Y", Y, n, "n")
     if log_normalizer is None:
-        log_normalizer = softmax_stats(P, num_threads=num_threads).log_normalizer
+        log_normalizer = softmax_stats(P, max_memory=max_memory, num_threads=num_threads).log_normalizer
     return core.panel_product(
         P.hidden,
         P._head_arguments(),
@@ -196,6 +210,7 @@ def _run(
         weights,
         want_rows,
         want_tokens,
+        _checks.memory(max_memory),
         _checks.threads(num_threads),
         progress,
     )
