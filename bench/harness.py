@@ -1,6 +1,6 @@
 """Times contenders that claim to do the same thing: every answer is verified first, and runs are interleaved.
 
-A question is a module of its own that builds cases and contenders and hands them to :func:`compare`. Interleaving
+A question is a module of its own that builds cases of contenders and hands them to :func:`ask`. Interleaving
 (A, B, C, A, B, C, ...) lets a noisy machine disturb all alike, so ratios of medians mean more than the times do. Extra
 memory is measured in a process of its own per contender: the peak resident set during one call, above what was resident
 before it, once a small call has set up whatever is set up only once.
@@ -8,16 +8,19 @@ before it, once a small call has set up whatever is set up only once.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,8 +29,11 @@ import numpy as np
 
 import markovlm as mk
 
+RESULTS = Path(__file__).parent / "results"
+
 Answer = Mapping[str, np.ndarray[Any, Any]]
 """Named arrays; what a contender leaves out it does not compute."""
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,10 @@ class Contender:
     name: str
     run: Callable[[int | None], Answer]
     note: str = ""
+    reference: Answer | None = None  # in the place of the one that all others have: for other inputs
+    tolerance: Mapping[str, float] | None = None  # likewise
+    dtype: str = "float32"  # of its inputs: tells which peak it is measured against
+    work: float = 0.0  # floating-point operations of one run
 
 
 @dataclass
@@ -48,15 +58,21 @@ class Row:
     errors: dict[str, float]  # largest absolute error of each part of the answer
     seconds: list[float] = field(default_factory=list)  # one per round
     extra_mib: float | None = None
+    dtype: str = "float32"
+    work: float = 0.0
 
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
 
+    @property
+    def gflops(self) -> float:
+        return self.work / self.median / 1e9
+
 
 @dataclass(frozen=True)
 class Target:
-    """``median of slow / median of fast``, and the bound that it should keep."""
+    """A ratio of medians, or another figure, and the bound that it should keep."""
 
     name: str
     ratio: float
@@ -66,6 +82,20 @@ class Target:
     @property
     def met(self) -> bool:
         return self.ratio >= self.bound if self.at_least else self.ratio <= self.bound
+
+
+@dataclass
+class Case:
+    """What one table is made of."""
+
+    title: str
+    contenders: Sequence[Contender]
+    rows: Array  # at these the answers are verified
+    reference: Answer
+    tolerance: Mapping[str, float]
+    judge: Callable[[Sequence[Row], Mapping[str, float]], list[Target]]  # from the table and the CPU's peaks
+    weigh: Sequence[str] = ()  # contenders whose extra memory is measured too
+    rounds: int | None = None  # fewer than asked for, where one takes long
 
 
 class WrongAnswerError(Exception):
@@ -100,12 +130,12 @@ def compare(
     table = []
     for contender in contenders:
         say(f"verifying {contender.name}")
-        answer = contender.run(None)
-        errors = {name: float(np.abs(value[rows] - reference[name]).max()) for name, value in answer.items()}
-        wrong = {name: error for name, error in errors.items() if not error <= tolerance[name]}
+        exact, allowed = contender.reference or reference, contender.tolerance or tolerance
+        errors = {name: float(np.abs(value[rows] - exact[name]).max()) for name, value in contender.run(None).items()}
+        wrong = {name: error for name, error in errors.items() if not error <= allowed[name]}
         if wrong:
-            raise WrongAnswerError(f"{contender.name}: errors {wrong}, allowed {dict(tolerance)}")
-        table.append(Row(contender.name, contender.note, errors))
+            raise WrongAnswerError(f"{contender.name}: errors {wrong}, allowed {dict(allowed)}")
+        table.append(Row(contender.name, contender.note, errors, dtype=contender.dtype, work=contender.work))
     for turn in range(rounds):
         say(f"round {turn + 1} of {rounds}")
         for contender, row in zip(contenders, table, strict=True):
@@ -138,10 +168,26 @@ def extra_memory_in_a_process(script: str, *arguments: str) -> float:
     return float(done.stdout.split()[-1])
 
 
+@cache
+def peaks() -> dict[str, float]:
+    """GFLOP/s of products and GB/s of memory that this CPU reaches at most, by peak.cpp; empty without a compiler."""
+    source = Path(__file__).parent / "peak.cpp"
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with tempfile.TemporaryDirectory() as folder:
+        program = str(Path(folder) / "peak")
+        flags = ["-O3", "-std=c++20", "-march=native", "-ffp-contract=fast", "-pthread", "-Wno-psabi"]
+        try:
+            subprocess.run([os.environ.get("CXX", "c++"), *flags, str(source), "-o", program], check=True)
+            done = subprocess.run([program, str(threads)], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return {}
+    return dict(json.loads(done.stdout))
+
+
 def environment() -> dict[str, Any]:
     """What a figure depends on."""
     packages = {}
-    for name in ("markovlm", "numpy", "torch"):
+    for name in ("markovlm", "numpy", "torch", "cut-cross-entropy"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
@@ -152,6 +198,7 @@ def environment() -> dict[str, Any]:
     return {
         "cpu": cpu[0] if cpu else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
+        "peaks": peaks(),
         "load_average": os.getloadavg()[0],
         "core": mk.build_info(),
         "packages": packages,
@@ -166,14 +213,19 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
-def show(title: str, table: Sequence[Row], work: float, targets: Sequence[Target]) -> str:
-    """The table as text; ``work`` is the floating-point operations of one run."""
-    lines = [title, f"{'':<42}{'median s':>9}{'min s':>8}{'GFLOP/s':>9}{'extra MiB':>11}  largest error"]
+def show(title: str, table: Sequence[Row], targets: Sequence[Target]) -> str:
+    """The table as text; rates are also shares of the CPU's own for the type of the inputs."""
+    width = max(len(row.name) for row in table) + 2
+    lines = [
+        title,
+        f"{'':<{width}}{'median s':>9}{'min s':>8}{'GFLOP/s':>9}{'of peak':>9}{'extra MiB':>11}  largest error",
+    ]
     for row in sorted(table, key=lambda row: row.median):
         memory = "" if row.extra_mib is None else f"{row.extra_mib:,.0f}"
+        share = f"{row.gflops / peaks()[row.dtype]:.0%}" if row.dtype in peaks() else "-"
         errors = ", ".join(f"{name} {error:.1e}" for name, error in row.errors.items())
         lines.append(
-            f"{row.name:<42}{row.median:>9.3f}{min(row.seconds):>8.3f}{work / row.median / 1e9:>9.0f}{memory:>11}  "
+            f"{row.name:<{width}}{row.median:>9.3f}{min(row.seconds):>8.3f}{row.gflops:>9.0f}{share:>9}{memory:>11}  "
             f"{errors or '-'}{'  (' + row.note + ')' if row.note else ''}"
         )
     for target in targets:
@@ -184,14 +236,56 @@ def show(title: str, table: Sequence[Row], work: float, targets: Sequence[Target
     return "\n".join(lines)
 
 
-def record(path: Path, cases: Mapping[str, tuple[Sequence[Row], Sequence[Target]]]) -> None:
+def record(path: Path, cases: Mapping[str, tuple[Sequence[Row], Sequence[Target]]], titles: Mapping[str, str]) -> None:
     """Everything that was measured, as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {
         name: {
-            "rows": [{**asdict(row), "median": row.median} for row in table],
+            "title": titles[name],
+            "rows": [{**asdict(row), "median": row.median, "gflops": row.gflops} for row in table],
             "targets": [{**asdict(target), "met": target.met} for target in targets],
         }
         for name, (table, targets) in cases.items()
     }
     path.write_text(json.dumps({"environment": environment(), "cases": found}, indent=2) + "\n")
+
+
+def _say(what: str) -> None:
+    """Where the work stands, on one line."""
+    if sys.stderr.isatty():
+        print(f"\r{what:<60}", end="\r", file=sys.stderr, flush=True)
+
+
+def ask(question: str, script: str, cases: Mapping[str, Callable[[], Case]]) -> int:
+    """The program of a question: measures its cases, prints their tables and keeps what was found."""
+    parser = argparse.ArgumentParser(description=question)
+    parser.add_argument("--case", choices=[*cases, "all"], default="all", help="all: all but quick")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, default=RESULTS / f"{Path(script).stem}.json")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 where a target is missed")
+    parser.add_argument("--quick", action="store_true", help="a tiny case, two rounds: does everything still run?")
+    parser.add_argument("--memory", nargs=2, metavar=("CASE", "CONTENDER"), help="used by the program itself")
+    given = parser.parse_args()
+    refuse_debug_build()
+    if given.memory:
+        case, name = given.memory
+        (contender,) = [c for c in cases[case]().contenders if c.name == name]
+        print(measure_extra_memory(contender, 64))
+        return 0
+
+    names = ["quick"] if given.quick else [name for name in cases if name != "quick"]
+    done, titles = {}, {}
+    for name in names if given.case == "all" else [given.case]:
+        case = cases[name]()
+        rounds = 2 if given.quick else min(given.rounds, case.rounds or given.rounds)
+        table = compare(case.contenders, case.reference, case.rows, tolerance=case.tolerance, rounds=rounds, say=_say)
+        for row in table:
+            if row.name in case.weigh:
+                _say(f"memory of {row.name}")
+                row.extra_mib = extra_memory_in_a_process(script, name, row.name)
+        _say("")
+        done[name] = table, case.judge(table, peaks())
+        titles[name] = f"{name}: {case.title}, {rounds} rounds"
+        print(show(titles[name], *done[name]), end="\n\n", flush=True)
+    record(given.json, done, titles)
+    return int(given.strict and not all(target.met for _, targets in done.values() for target in targets))

@@ -1,68 +1,35 @@
-"""How fast are entropy and loss of every context, next to what PyTorch offers and to the bare matrix product?
+"""How fast are entropy and loss of every context, next to all public ways and to the bare matrix product?
 
-python bench/softmax_stats.py [--case smollm2|random|large|all] [--rounds 7] [--json FILE] [--strict] [--quick]
+python bench/softmax_stats.py [--case smollm2|large|all] [--rounds 5] [--json FILE] [--strict] [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
+import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import markovlm as mk
-from harness import (
-    Answer,
-    Contender,
-    Row,
-    Target,
-    compare,
-    extra_memory_in_a_process,
-    measure_extra_memory,
-    record,
-    refuse_debug_build,
-    show,
-)
+import models
+from harness import Answer, Array, Case, Contender, Row, Target, ask
 
-RESULTS = Path(__file__).parent / "results"
-SHAPES = {"random": (4096, 49_152, 576), "large": (4096, 256_000, 1024), "quick": (256, 3000, 64)}
-# Nats. Far above float32 rounding of either side, far below any real mistake.
-TOLERANCE = {"entropy": 1e-3, "nll": 1e-3}
+# Nats. Where logits are not rounded: far above float32 rounding of either side, far below any real mistake. PyTorch
+# rounds logits of bfloat16 operands to bfloat16.
+TOLERANCE, ROUNDED = {"entropy": 1e-3, "nll": 1e-3}, {"entropy": 0.5, "nll": 0.5}
 MOST_BYTES = 10e9  # a contender that needs more than this beyond its inputs is not run
-Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]
-
-
-def inputs(case: str) -> Arrays:
-    """States (n, d), head (V, d) in float32, and targets (n,)."""
-    if case == "smollm2":
-        return _smollm2()
-    n, vocabulary, d = SHAPES[case]
-    rng = np.random.default_rng(0)
-    hidden = rng.standard_normal((n, d), dtype=np.float32)
-    head = rng.standard_normal((vocabulary, d), dtype=np.float32) * np.float32(3 / np.sqrt(d))  # logits of std 3
-    return hidden, head, rng.integers(0, vocabulary, n)
-
-
-def _smollm2() -> Arrays:
-    """Real states: SmolLM2-135M on the standard library's docstrings, kept between runs."""
-    path = RESULTS / "smollm2-features.safetensors"
-    if not path.exists():
-        from markovlm._sample_text import standard_library_docstrings
-
-        texts, names = standard_library_docstrings(8 * 4096)
-        features = mk.extract("smollm2-135m", texts=texts, text_names=names, layers=None, max_tokens=4096)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        features.save(path)
-    features = mk.Features.load(path)
-    return np.array(features.hidden), np.array(features.head), np.array(features.targets)
 
 
 def eager(h: torch.Tensor, w: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    log_p = torch.log_softmax((h @ w.T).float(), dim=-1)
+    return -(log_p.exp() * log_p).sum(-1), -log_p.gather(1, t[:, None])[:, 0]
+
+
+def unwidened(h: torch.Tensor, w: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     log_p = torch.log_softmax(h @ w.T, dim=-1)
     return -(log_p.exp() * log_p).sum(-1), -log_p.gather(1, t[:, None])[:, 0]
 
@@ -70,11 +37,71 @@ def eager(h: torch.Tensor, w: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tens
 compiled = cache(lambda: torch.compile(eager, dynamic=False))
 
 
-def contenders(case: str, arrays: Arrays) -> list[Contender]:
-    hidden, head, targets = arrays
-    n, vocabulary = len(hidden), len(head)
-    H, W, T = map(torch.from_numpy, arrays)
-    P = mk.SoftmaxKernel(hidden, head)
+def in_chunks(function: Callable[..., Any], size: int, H: torch.Tensor, W: torch.Tensor, T: torch.Tensor) -> Any:
+    def run(rows: int | None) -> Answer:
+        h, t = H[:rows], T[:rows]
+        parts = [function(h[i : i + size], W, t[i : i + size]) for i in range(0, len(h), size)]
+        entropy, nll = (torch.cat(part).float().numpy() for part in zip(*parts, strict=True))
+        return {"entropy": entropy, "nll": nll}
+
+    return run
+
+
+def product(size: int, H: torch.Tensor, W: torch.Tensor) -> Callable[[int | None], Answer]:
+    def run(rows: int | None) -> Answer:
+        h = H[:rows]
+        out = torch.empty(min(size, len(h)), len(W), dtype=H.dtype)
+        for i in range(0, len(h), size):
+            part = h[i : i + size]
+            torch.mm(part, W.T, out=out[: len(part)])
+        return {}
+
+    return run
+
+
+def numpy_product(H: torch.Tensor, W: torch.Tensor) -> Callable[[int | None], Answer]:
+    hidden, head = H.numpy(), W.numpy()
+
+    def run(rows: int | None) -> Answer:
+        h = hidden[:rows]
+        out = np.empty((min(512, len(h)), len(head)), np.float32)
+        for i in range(0, len(h), 512):
+            part = h[i : i + 512]
+            np.matmul(part, head.T, out=out[: len(part)])
+        return {}
+
+    return run
+
+
+def fused_loss(H: torch.Tensor, W: torch.Tensor, T: torch.Tensor) -> Callable[[int | None], Answer]:
+    # Without its chunking options, which compute gradients as well and only save memory by it.
+    def run(rows: int | None) -> Answer:
+        loss = torch.nn.functional.linear_cross_entropy(H[:rows], W, T[:rows], reduction="none")
+        return {"nll": loss.float().numpy()}
+
+    return run
+
+
+def cut_cross_entropy(H: torch.Tensor, W: torch.Tensor, T: torch.Tensor) -> Callable[[int | None], Answer]:
+    from cut_cross_entropy import linear_cross_entropy  # type: ignore[import-not-found]
+
+    def run(rows: int | None) -> Answer:
+        loss = linear_cross_entropy(H[:rows], W, T[:rows], impl="torch_compile", reduction="none")
+        return {"nll": loss.float().numpy()}
+
+    return run
+
+
+def contenders(dtype: str, hidden: torch.Tensor, head: torch.Tensor, targets: Array, rows: Array) -> list[Contender]:
+    H, W = models.as_type(dtype, hidden, head)
+    T = torch.from_numpy(targets)
+    (n, d), vocabulary = H.shape, len(W)
+    P = mk.SoftmaxKernel(H, W)
+    exact = reference(H, W, targets, rows)
+
+    def entry(name: str, run: Callable[[int | None], Answer], note: str = "", rounded: bool = True) -> Contender:
+        tolerance = ROUNDED if rounded and dtype == "bfloat16" else TOLERANCE
+        return Contender(f"{dtype} {name}", run, note, exact, tolerance, dtype, 2.0 * n * vocabulary * d)
 
     def ours(**more: Any) -> Callable[[int | None], Answer]:
         def run(rows: int | None) -> Answer:
@@ -83,62 +110,34 @@ def contenders(case: str, arrays: Arrays) -> list[Contender]:
 
         return run
 
-    def in_chunks(function: Callable[..., Any], size: int) -> Callable[[int | None], Answer]:
-        def run(rows: int | None) -> Answer:
-            h, t = H[:rows], T[:rows]
-            parts = [function(h[i : i + size], W, t[i : i + size]) for i in range(0, len(h), size)]
-            entropy, nll = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-            return {"entropy": entropy, "nll": nll}
-
-        return run
-
-    def fused_loss(rows: int | None) -> Answer:
-        # Without its chunking options, which compute gradients as well and only save memory by it.
-        return {"nll": torch.nn.functional.linear_cross_entropy(H[:rows], W, T[:rows], reduction="none").numpy()}
-
-    def torch_product(size: int) -> Callable[[int | None], Answer]:
-        def run(rows: int | None) -> Answer:
-            h = H[:rows]
-            out = torch.empty(min(size, len(h)), vocabulary)
-            for i in range(0, len(h), size):
-                part = h[i : i + size]
-                torch.mm(part, W.T, out=out[: len(part)])
-            return {}
-
-        return run
-
-    def numpy_product(rows: int | None) -> Answer:
-        h = hidden[:rows]
-        out = np.empty((min(512, len(h)), vocabulary), np.float32)
-        for i in range(0, len(h), 512):
-            part = h[i : i + 512]
-            np.matmul(part, head.T, out=out[: len(part)])
-        return {}
-
     found = [
-        Contender("markovlm", ours()),
-        Contender("markovlm + 2 Rényi orders + top 5", ours(orders=[0.5, 2.0], top_k=5)),
-        Contender("markovlm + mean prediction", ours(mean=True)),
-        *(Contender(f"torch eager, {c} rows at a time", in_chunks(eager, c)) for c in (64, 256, 1024)),
-        *(Contender(f"torch.compile, {c} rows at a time", in_chunks(compiled(), c)) for c in (256, 1024)),
-        Contender("torch mm, 512 rows at a time", torch_product(512), "the product alone"),
-        Contender("numpy matmul, 512 rows at a time", numpy_product, "the product alone"),
+        entry("markovlm", ours(), rounded=False),
+        entry("markovlm + 2 Rényi orders + top 5", ours(orders=[0.5, 2.0], top_k=5), rounded=False),
+        entry("markovlm + mean prediction", ours(mean=True), rounded=False),
+        *(entry(f"torch eager, {c} rows at a time", in_chunks(eager, c, H, W, T)) for c in (64, 256, 1024)),
+        *(entry(f"torch.compile, {c} rows at a time", in_chunks(compiled(), c, H, W, T)) for c in (256, 1024)),
+        entry("torch mm, 512 rows at a time", product(512, H, W), "the product alone"),
     ]
+    if dtype == "float32":
+        found.append(entry("numpy matmul, 512 rows at a time", numpy_product(H, W), "the product alone"))
+    else:
+        found.append(entry("torch eager, not widened, 256 rows at a time", in_chunks(unwidened, 256, H, W, T)))
     if 4.0 * n * vocabulary * 4 < MOST_BYTES:  # logits, log-probabilities, probabilities, their product
-        found.append(Contender("torch eager, whole", in_chunks(eager, n)))
-        found.append(Contender("torch mm, whole", torch_product(n), "the product alone"))
+        found.append(entry("torch eager, whole", in_chunks(eager, n, H, W, T)))
+        found.append(entry("torch mm, whole", product(n, H, W), "the product alone"))
         if hasattr(torch.nn.functional, "linear_cross_entropy"):
-            found.append(Contender("torch linear_cross_entropy", fused_loss, "no entropy"))
+            found.append(entry("torch linear_cross_entropy", fused_loss(H, W, T), "no entropy"))
+        if importlib.util.find_spec("cut_cross_entropy"):
+            found.append(entry("cut-cross-entropy, by torch.compile", cut_cross_entropy(H, W, T), "no entropy"))
     return found
 
 
-def reference(arrays: Arrays, rows: np.ndarray[Any, Any]) -> Answer:
+def reference(H: torch.Tensor, W: torch.Tensor, targets: Array, rows: Array) -> Answer:
     """Entropy and loss of some rows by their definitions in float64."""
-    hidden, head, targets = arrays
     entropy, nll = [], []
-    wide = head.astype(np.float64).T
+    head = models.wide(W).T
     for row in rows:
-        z = hidden[row].astype(np.float64) @ wide
+        z = models.wide(H[row]) @ head
         z -= z.max()
         log_p = z - np.log(np.exp(z).sum())
         entropy.append(-(np.exp(log_p) * log_p).sum())
@@ -146,68 +145,65 @@ def reference(arrays: Arrays, rows: np.ndarray[Any, Any]) -> Answer:
     return {"entropy": np.array(entropy), "nll": np.array(nll)}
 
 
-def judge(table: list[Row]) -> list[Target]:
-    """The targets of this question, as ratios of medians of one run."""
+def judge(table: Sequence[Row], peaks: Mapping[str, float]) -> list[Target]:
+    """The targets of this question."""
+    amx = mk.build_info()["isa"] == "amx"
 
     def best(*beginnings: str) -> float:
         return min(row.median for row in table if row.name.startswith(beginnings))
 
-    mine = next(row for row in table if row.name == "markovlm")
-    targets = [
-        Target("torch eager, the best / markovlm", best("torch eager") / mine.median, 1.8, at_least=True),
-        Target("torch.compile, the best / markovlm", best("torch.compile") / mine.median, 1.2, at_least=True),
-        Target("markovlm / torch's bare product, the best", mine.median / best("torch mm"), 1.15, at_least=False),
-        Target(
-            "markovlm / the best bare product at hand", mine.median / best("torch mm", "numpy"), 1.15, at_least=False
-        ),
-    ]
-    if mine.extra_mib is not None:
-        targets.append(Target("extra memory of markovlm, MiB", mine.extra_mib, 64.0, at_least=False))
+    mine = {dtype: next(row for row in table if row.name == f"{dtype} markovlm") for dtype in ("float32", "bfloat16")}
+    at_least, at_most = {"at_least": True}, {"at_least": False}
+    targets = []
+    for dtype, row in mine.items():
+        eager_bound, compiled_bound = (2.0, 1.3) if dtype == "float32" else (10.0, 10.0) if amx else (1.8, 1.8)
+        product_bound = 0.7 if amx and dtype == "float32" else 1.0
+        ratios = (
+            ("torch eager, the best / markovlm", best(f"{dtype} torch eager") / row.median, eager_bound, at_least),
+            ("torch.compile, the best / markovlm", best(f"{dtype} torch.comp") / row.median, compiled_bound, at_least),
+            ("markovlm / torch's bare product", row.median / best(f"{dtype} torch mm"), product_bound, at_most),
+        )
+        targets += [Target(f"{dtype} {name}", ratio, bound, **which) for name, ratio, bound, which in ratios]
+        if row.extra_mib is not None:
+            targets.append(Target(f"{dtype} extra memory of markovlm, MiB", row.extra_mib, 64.0, at_least=False))
+        allowed = 1e-5 if dtype == "float32" else 1e-4
+        targets.append(
+            Target(f"{dtype} largest error / {allowed:g} nats", max(row.errors.values()) / allowed, 1, False)
+        )
+    if "bfloat16" in peaks:
+        share = mine["bfloat16"].gflops / peaks["bfloat16"]
+        targets.append(Target("bfloat16 share of the CPU's peak", share, 0.25, at_least=True))
     return targets
 
 
-def say(what: str) -> None:
-    """Where the work stands, on one line."""
-    if sys.stderr.isatty():
-        print(f"\r{what:<60}", end="\r", file=sys.stderr, flush=True)
+def case(title: str, hidden: torch.Tensor, head: torch.Tensor, targets: Array, rounds: int | None = None) -> Case:
+    (n, d), vocabulary = hidden.shape, len(head)
+    rows = np.linspace(0, n - 1, min(n, 64)).astype(np.int64)
+    both = [c for dtype in ("float32", "bfloat16") for c in contenders(dtype, hidden, head, targets, rows)]
+    weighed = ("markovlm", "torch eager, 256 rows at a time", "torch.compile, 256 rows at a time")
+    return Case(
+        title=f"{title}, n = {n:,}, V = {vocabulary:,}, d = {d:,}, {torch.get_num_threads()} threads",
+        contenders=both,
+        rows=rows,
+        reference={},
+        tolerance={},
+        judge=judge,
+        weigh=[f"{dtype} {name}" for dtype in ("float32", "bfloat16") for name in weighed],
+        rounds=rounds,
+    )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--case", choices=["smollm2", "random", "large", "quick", "all"], default="all")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, default=RESULTS / "softmax_stats.json")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 where a target is missed")
-    parser.add_argument("--quick", action="store_true", help="a tiny case, two rounds: does everything still run?")
-    parser.add_argument("--memory", nargs=2, metavar=("CASE", "CONTENDER"), help="used by the program itself")
-    given = parser.parse_args()
-    refuse_debug_build()
-    if given.memory:
-        case, name = given.memory
-        (contender,) = [c for c in contenders(case, inputs(case)) if c.name == name]
-        print(measure_extra_memory(contender, 64))
-        return 0
+def smollm2() -> Case:
+    features = models.smollm2()
+    hidden, head = (torch.from_numpy(np.array(x)) for x in (features.hidden, features.head))
+    return case("SmolLM2-135M", hidden, head, np.array(features.targets))
 
-    cases = ["quick"] if given.quick else ["smollm2", "random", "large"] if given.case == "all" else [given.case]
-    rounds = 2 if given.quick else given.rounds
-    done: dict[str, tuple[list[Row], list[Target]]] = {}
-    for case in cases:
-        arrays = inputs(case)
-        (n, d), vocabulary = arrays[0].shape, len(arrays[1])
-        rows = np.linspace(0, n - 1, 64).astype(np.int64)
-        field = contenders(case, arrays)
-        table = compare(field, reference(arrays, rows), rows, tolerance=TOLERANCE, rounds=rounds, say=say)
-        for row in table:
-            if row.name.startswith(("markovlm", "torch eager, 256", "torch.compile, 256")):
-                row.extra_mib = extra_memory_in_a_process(__file__, case, row.name)
-        say("")
-        done[case] = (table, judge(table))
-        shape = f"n = {n:,}, V = {vocabulary:,}, d = {d:,}"
-        title = f"{case}: {shape}, float32, {rounds} rounds, {torch.get_num_threads()} threads"
-        print(show(title, table, 2.0 * n * vocabulary * d, done[case][1]), end="\n\n", flush=True)
-    record(given.json, done)
-    return int(given.strict and not all(target.met for _, targets in done.values() for target in targets))
 
+CASES: dict[str, Callable[[], Case]] = {
+    "smollm2": smollm2,
+    "large": lambda: case("random", *models.random(4096, 256_000, 1024), rounds=3),
+    "quick": lambda: case("random", *models.random(256, 3000, 64)),
+}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ask(__doc__.splitlines()[0], __file__, CASES))
