@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -266,3 +267,19 @@ def test_what_divergences_say_of_themselves() -> None:
     P = kernel([0.0, 1.0])
     np.testing.assert_array_equal(divergence(P, P, KL), [0.0])  # type: ignore[arg-type]
     assert "divergences [KL(reverse=False)]" in repr(softmax_stats(P, reference=P, divergences=[KL()]))
+
+
+@pytest.mark.parametrize("close_rows", [0, 1, 40])
+def test_bfloat16_states_of_one_head_keep_the_digits_of_small_divergences(close_rows: int) -> None:
+    """Those that lie close go by differences, on every build; also where one row alone is close."""
+    rng = np.random.default_rng(0)
+    n, V, d = 40, 500, 64
+    hidden = rng.standard_normal((n, d)).astype(ml_dtypes.bfloat16)
+    other = rng.standard_normal((n, d)).astype(ml_dtypes.bfloat16)
+    other[:close_rows] = hidden[:close_rows]
+    other[:close_rows, 3] = (other[:close_rows, 3].astype(np.float32) * (1 + 1 / 128)).astype(ml_dtypes.bfloat16)
+    head = rng.standard_normal((V, d)).astype(ml_dtypes.bfloat16)
+    P, Q = SoftmaxKernel(hidden, head), SoftmaxKernel(other, head)
+    exact = reference.divergence(KL(), reference.kernel_logits(P), reference.kernel_logits(Q))
+    assert (exact[:close_rows] < 1e-3).all()
+    np.testing.assert_allclose(divergence(P, Q, KL()), exact, rtol=1e-4)

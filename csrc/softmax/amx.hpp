@@ -6,6 +6,8 @@
 
 #include "softmax/multiply.hpp"
 
+#include <bit>
+
 #if defined(MARKOVLM_AMX) || defined(MARKOVLM_EMULATE_AMX)
 #define MARKOVLM_HAS_TILES
 
@@ -91,15 +93,19 @@ struct TileProduct : PairWords {
     using Scope = tile::Scope;
     static_assert(kLanes == 32);
 
-    static void pack(const BFloat16* const* rows, const std::int32_t* words, Index depth, Index width,
+    static void pack(const BFloat16* const* rows, Index begin, const std::int32_t* order, Index depth, Index width,
                      float* __restrict out) {
-        for (Index k = 0; k < depth; k += kStep, words += kStep)
-            for (Index i = 0; i < kGroup; ++i)
-                for (Index j = 0; j < kStep; ++j) *out++ = word(rows[i], words[j], width);
+        for (Index i = 0; i < kGroup; ++i) {
+            float row[kDepth];
+            words(rows[i], begin, depth, width, row);
+            float* to = out + i * kStep;
+            for (Index k = 0; k < depth; k += kStep, to += kGroup * kStep)
+                for (Index j = 0; j < kStep; ++j) to[j] = row[order[k + j]];
+        }
     }
 
-    __attribute__((noinline)) static void multiply(const float* lanes, const float* tokens, Index depth, bool first,
-                                                   float* out) {
+    __attribute__((noinline)) static void multiply(const float* lanes, const float* tokens, const std::int32_t*,
+                                                   Index depth, bool first, float* out) {
         constexpr Index half = 16, size = 16 * 16;
         tile::zero<0>();
         tile::zero<1>();

@@ -21,8 +21,7 @@
 
 namespace markovlm {
 
-constexpr int kTile = 96;   // tokens per tile of logits
-constexpr int kDepth = 96;  // words summed in one run of float32, then added to the logit
+constexpr int kTile = 96;  // tokens per tile of logits
 
 // What a product of bfloat16 matrices is made of: pairs of them, if this build has such products.
 #if defined(MARKOVLM_HAS_TILES)
@@ -46,10 +45,9 @@ struct Head {
     bool has(Index token) const { return !bias || bias[token] != -INFINITY; }
 };
 
-// Whether logits of the two differ by the product with the difference of the states.
-inline bool same_linear_head(const Head& a, const Head& b) {
-    return a.weight == b.weight && a.bias == b.bias && a.scale == b.scale && a.temperature == b.temperature &&
-           a.softcap == 0 && b.softcap == 0;
+// Whether products are of bfloat16, by an instruction for these.
+inline bool has_pair_products(const FloatMatrix& hidden, const FloatMatrix& weight) {
+    return BFloat16Product::kTerms > 1 && hidden.is<BFloat16>() && weight.is<BFloat16>();
 }
 
 // Words are summed from small to large. States of language models have a few components far larger than the rest, and
@@ -57,31 +55,39 @@ inline bool same_linear_head(const Head& a, const Head& b) {
 // large ones therefore come last: on SmolLM2 logits are three times more accurate by that, at no cost.
 class SummationOrder {
   public:
+    // Words [begin, begin + depth) of a row, which are summed in float32 and then added to the logit.
+    struct Run {
+        Index begin, depth;
+        Index at;  // in the order: words before it
+        float largest;
+    };
+
     // `differences`: operands may be differences of states too, and then are floats.
     SummationOrder(const FloatMatrix& hidden, const FloatMatrix& weight, bool differences)
         : width_(hidden.cols()), bfloat16_(!differences && hidden.is<BFloat16>() && weight.is<BFloat16>()) {
         const Index terms = bfloat16_ ? BFloat16Product::kTerms : FloatProduct::kTerms,
-                    step = bfloat16_ ? BFloat16Product::kStep : FloatProduct::kStep, words = divided_up(width_, terms);
-        Eigen::ArrayXf size = Eigen::ArrayXf::Zero(words);  // of the largest state in each word
+                    step = bfloat16_ ? BFloat16Product::kStep : FloatProduct::kStep;
+        Eigen::ArrayXf size =
+            Eigen::ArrayXf::Zero(divided_up(width_, terms * step) * step);  // of the largest in a word
         hidden.visit([&](const auto& states) {
             for (Index i = 0; i < states.rows; ++i)
                 for (Index j = 0; j < width_; ++j)
                     size[j / terms] = std::max(size[j / terms], std::abs(widen(states.row(i)[j])));
         });
-        std::vector<std::pair<float, Index>> runs;  // the largest word in each, and where it begins
-        for (Index begin = 0; begin < words; begin += kDepth)
-            runs.emplace_back(size.segment(begin, std::min<Index>(kDepth, words - begin)).maxCoeff(), begin);
-        std::sort(runs.begin(), runs.end());
-        order_.resize(static_cast<std::size_t>(words));
-        auto out = order_.begin();
-        for (const auto& [largest, begin] : runs) {
-            const auto end = out + std::min<Index>(kDepth, words - begin);
-            std::iota(out, end, static_cast<std::int32_t>(begin));
-            std::sort(out, end,
-                      [&](std::int32_t a, std::int32_t b) { return std::pair(size[a], a) < std::pair(size[b], b); });
-            out = end;
+        for (Index begin = 0; begin < size.size(); begin += kDepth) {
+            const Index depth = std::min<Index>(kDepth, size.size() - begin);
+            runs_.push_back({begin, depth, 0, size.segment(begin, depth).maxCoeff()});
         }
-        order_.resize(static_cast<std::size_t>(divided_up(words, step) * step), static_cast<std::int32_t>(words));
+        if (runs_.empty()) runs_.push_back({});  // d = 0: the empty sum
+        std::stable_sort(runs_.begin(), runs_.end(), [](const Run& a, const Run& b) { return a.largest < b.largest; });
+        for (Run& run : runs_) {
+            run.at = words();
+            order_.resize(order_.size() + static_cast<std::size_t>(run.depth));
+            const auto first = order_.end() - run.depth;
+            std::iota(first, order_.end(), 0);
+            std::stable_sort(first, order_.end(),
+                             [&](std::int32_t a, std::int32_t b) { return size[run.begin + a] < size[run.begin + b]; });
+        }
     }
 
     // Calls use(Product(), view) with the product that this is the order for.
@@ -97,12 +103,13 @@ class SummationOrder {
 
     Index width() const { return width_; }
     Index words() const { return static_cast<Index>(order_.size()); }  // of a row
-    std::int32_t operator[](Index j) const { return order_[static_cast<std::size_t>(j)]; }
-    const std::int32_t* from(Index j) const { return order_.data() + j; }
+    const std::vector<Run>& runs() const { return runs_; }
+    const std::int32_t* of(const Run& run) const { return order_.data() + run.at; }  // relative to its beginning
 
   private:
     Index width_;
     bool bfloat16_;
+    std::vector<Run> runs_;
     std::vector<std::int32_t> order_;
 };
 
@@ -118,28 +125,36 @@ class Panels {
 
     void pack(Index p, Index count, const FloatMatrix& hidden, Index first) {
         order_.visit(hidden, [&]<class Product>(Product, const auto& states) {
-            fill(p, count, [&](Index i, Index j) { return Product::word(states.row(first + i), j, order_.width()); });
+            for (Index i = 0; i < kLanes; ++i) fill<Product>(p, i, states.row(first + (i < count ? i : 0)));
         });
     }
 
     // hidden less reference
     void pack_difference(Index p, Index count, const FloatMatrix& hidden, Index first, const FloatMatrix& reference,
                          Index reference_first) {
+        std::vector<float> difference(static_cast<std::size_t>(order_.width()));
         hidden.visit([&](const auto& states) {
             reference.visit([&](const auto& others) {
-                fill(p, count, [&](Index i, Index j) {
-                    return widen(states.row(first + i)[j]) - widen(others.row(reference_first + i)[j]);
-                });
+                for (Index i = 0; i < kLanes; ++i) {
+                    const auto* of = states.row(first + (i < count ? i : 0));
+                    const auto* other = others.row(reference_first + (i < count ? i : 0));
+                    std::transform(of, of + order_.width(), other, difference.begin(),
+                                   [](auto a, auto b) { return widen(a) - widen(b); });
+                    fill<FloatProduct>(p, i, difference.data());
+                }
             });
         });
     }
 
   private:
-    template <class Word>
-    void fill(Index p, Index count, Word word) {
-        float* out = words_.data() + p * order_.words() * kLanes;
-        for (Index j = 0; j < order_.words(); ++j)
-            for (Index i = 0; i < kLanes; ++i) out[j * kLanes + i] = word(i < count ? i : 0, order_[j]);
+    template <class Product, class T>
+    void fill(Index p, Index lane, const T* row) {
+        for (const SummationOrder::Run& run : order_.runs()) {
+            float words[kDepth];
+            Product::words(row, run.begin, run.depth, order_.width(), words);
+            float* out = words_.data() + (p * order_.words() + run.at) * kLanes + lane;
+            for (Index j = 0; j < run.depth; ++j) out[j * kLanes] = words[order_.of(run)[j]];
+        }
     }
 
     const SummationOrder& order_;
@@ -190,16 +205,17 @@ class LogitTile {
         constexpr Index group = Product::kGroup;
         [[maybe_unused]] const typename Product::Scope scope;
         const T* rows[kTile];
-        const Index groups = divided_up(count, group), words = order_.words();
+        const Index groups = divided_up(count, group);
         for (Index i = 0; i < groups * group; ++i) rows[i] = weight.row(token(std::min(i, count - 1)));
-        for (Index k = 0; k == 0 || k < words; k += kDepth) {  // once also for d = 0: the empty sum
-            const Index depth = std::min<Index>(kDepth, words - k);
+        for (const SummationOrder::Run& run : order_.runs()) {
+            const std::int32_t* order = order_.of(run);
             for (Index g = 0; g < groups; ++g)
-                Product::pack(rows + g * group, order_.from(k), depth, order_.width(), packed + g * group * depth);
+                Product::pack(rows + g * group, run.begin, order, run.depth, order_.width(),
+                              packed + g * group * kDepth);
             for (Index p = 0; p < panels; ++p)
                 for (Index g = 0; g < groups; ++g)
-                    Product::multiply(states + (p * words + k) * kLanes, packed + g * group * depth, depth, k == 0,
-                                      z + p * kSize + g * group * kLanes);
+                    Product::multiply(states + (p * order_.words() + run.at) * kLanes, packed + g * group * kDepth,
+                                      order, run.depth, run.at == 0, z + p * kSize + g * group * kLanes);
         }
     }
 

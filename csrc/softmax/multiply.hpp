@@ -1,15 +1,14 @@
 // The products that every pass is made of: a few rows of a head, or columns of a panel, times a panel of states.
 //
-// Operands are words of 32 bits, a float or two bfloat16. A product says how a word is made, how rows are packed, and
-// how packed rows are multiplied: out (kGroup, kLanes) = or += the sum over `depth` words of `tokens`, as packed, times
-// `lanes` (depth, kLanes).
+// Operands are words of 32 bits, a float or two bfloat16. A product says how words are made, how rows are packed, and
+// how packed rows are multiplied: out (kGroup, kLanes) = or += the sum over `depth` <= kDepth words of `tokens`, as
+// packed, times `lanes` (depth, kLanes). Word j of `lanes` belongs to word order[j] of the rows.
 #pragma once
 
 #include "base/types.hpp"
 #include "softmax/vec.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
 #if defined(__AVX512BF16__)
@@ -21,32 +20,30 @@ namespace markovlm {
 constexpr int kLanes = 2 * kWidth;              // across: two vectors, mostly of contexts
 constexpr int kTokens = kWidth == 16 ? 12 : 6;  // down: with two vectors each they fill 16 or 32 vector registers
 
-// A register tile: one word after the other, accumulators in vector registers. Rows are packed as (depth, kTokens).
+constexpr int kDepth = 96;  // words that are summed in one run of float32
+
+// A register tile: one word after the other, accumulators in vector registers. Rows are packed as (kTokens, kDepth).
 template <class Product>
 struct RegisterTile {
     static constexpr Index kGroup = kTokens, kStep = 1;  // rows at a time; depths are multiples of kStep
     struct Scope {};                                     // what has to live while products are made
 
+    // Words [begin, begin + depth) of kGroup rows.
     template <class T>
-    static void pack(const T* const* rows, const std::int32_t* words, Index depth, Index width, float* __restrict out) {
-        const T* row[kTokens];
-        std::copy_n(rows, kTokens, row);
-        for (Index j = 0; j < depth; ++j, out += kTokens) {
-            const Index word = words[j];
-#pragma GCC unroll 12
-            for (int i = 0; i < kTokens; ++i) out[i] = Product::word(row[i], word, width);
-        }
+    static void pack(const T* const* rows, Index begin, const std::int32_t*, Index depth, Index width, float* out) {
+        for (int i = 0; i < kTokens; ++i) Product::words(rows[i], begin, depth, width, out + i * kDepth);
     }
 
-    __attribute__((noinline)) static void multiply(const float* lanes, const float* tokens, Index depth, bool first,
-                                                   float* out) {
+    __attribute__((noinline)) static void multiply(const float* lanes, const float* tokens, const std::int32_t* order,
+                                                   Index depth, bool first, float* out) {
         Vec low[kTokens] = {}, high[kTokens] = {};
-        for (Index j = 0; j < depth; ++j, lanes += kLanes, tokens += kTokens) {
+        for (Index j = 0; j < depth; ++j, lanes += kLanes) {
             const Vec left = load(lanes), right = load(lanes + kWidth);
+            const float* word = tokens + order[j];
 #pragma GCC unroll 12
             for (int i = 0; i < kTokens; ++i) {
-                Product::add(low[i], left, tokens[i]);
-                Product::add(high[i], right, tokens[i]);
+                Product::add(low[i], left, word[i * kDepth]);
+                Product::add(high[i], right, word[i * kDepth]);
             }
         }
 #pragma GCC unroll 12
@@ -60,10 +57,10 @@ struct RegisterTile {
 struct FloatProduct : RegisterTile<FloatProduct> {
     static constexpr Index kTerms = 1;  // of a word
 
-    // Word j of a row of `width` components.
+    // Words [begin, begin + depth) of a row of `width` components.
     template <class T>
-    static float word(const T* row, Index j, Index) {
-        return widen(row[j]);
+    static void words(const T* row, Index begin, Index depth, Index, float* __restrict out) {
+        for (Index j = 0; j < depth; ++j) out[j] = widen(row[begin + j]);
     }
     static void add(Vec& sum, Vec left, float right) { sum += left * right; }
 };
@@ -72,13 +69,10 @@ struct FloatProduct : RegisterTile<FloatProduct> {
 struct PairWords {
     static constexpr Index kTerms = 2;
 
-    static float word(const BFloat16* row, Index j, Index width) {
-        std::uint32_t pair = 0;
-        if (2 * j + 1 < width)
-            std::memcpy(&pair, row + 2 * j, sizeof pair);
-        else if (2 * j < width)
-            pair = row[2 * j].bits;
-        return std::bit_cast<float>(pair);
+    static void words(const BFloat16* row, Index begin, Index depth, Index width, float* out) {
+        const Index components = std::clamp<Index>(width - 2 * begin, 0, 2 * depth);
+        if (components < 2 * depth) std::memset(out + components / 2, 0, (depth - components / 2) * sizeof(float));
+        std::memcpy(out, row + 2 * begin, components * sizeof(BFloat16));
     }
 };
 

@@ -35,8 +35,8 @@ class PanelPass {
           slab_(twice_ ? tiles_ * panels_ * LogitTile::kSize : 0) {
         for (int i = 0; i < num_threads; ++i)
             workers_.push_back({.z = AlignedBuffer<float>(twice_ ? 0 : panels_ * LogitTile::kSize),
-                                .columns = AlignedBuffer<float>(column_groups_ * kTile * kTokens),
-                                .transposed = AlignedBuffer<float>(panels_ * kLanes * kTokens)});
+                                .columns = AlignedBuffer<float>(column_groups_ * kTokens * kDepth)});
+        std::iota(in_order_, in_order_ + kDepth, 0);
     }
 
     void operator()(const Watch& watch) {
@@ -69,7 +69,8 @@ class PanelPass {
 
   private:
     struct Worker {
-        AlignedBuffer<float> packed{LogitTile::kPackedSize}, register_tile{kTokens * kLanes}, z, columns, transposed;
+        AlignedBuffer<float> packed{LogitTile::kPackedSize}, register_tile{kTokens * kLanes}, z, columns;
+        AlignedBuffer<float> rows{kTokens * kDepth};
     };
 
     Index sum_size() const { return column_groups_ * kTokens * kLanes; }  // of a panel: (columns, kLanes)
@@ -78,8 +79,7 @@ class PanelPass {
     // Of a row in a block; a thread's scratch memory counts once, so that blocks are the same for any number of
     // threads.
     Index row_bytes() const {
-        const Index floats =
-            in_.head.width() + (twice_ ? tiles_ : 1) * kTile + kTokens + (tokens_ ? column_panels_ * kLanes : 0);
+        const Index floats = in_.head.width() + (twice_ ? tiles_ : 1) * kTile + (tokens_ ? column_panels_ * kLanes : 0);
         const Index sums = in_.of_tokens ? segments_ * column_groups_ * kTokens : 0;
         return static_cast<Index>(sizeof(float)) * floats + static_cast<Index>(sizeof(double)) * sums;
     }
@@ -140,18 +140,15 @@ class PanelPass {
             const float* z = make(tile, worker);
             const Index token = tile * kTile, count = std::min<Index>(kTile, vocabulary_ - token);
             in_.of_tokens.visit([&](const auto& x) {
-                for (Index g = 0; g < column_groups_; ++g)
-                    for (Index t = 0; t < count; ++t)
-                        for (Index i = 0; i < kTokens; ++i) {
-                            const Index column = g * kTokens + i;
-                            worker.columns.data()[(g * kTile + t) * kTokens + i] =
-                                column < columns_ ? widen(x.row(token + t)[column]) : 0.0f;
-                        }
+                for (Index t = 0; t < count; ++t)
+                    for (Index column = 0; column < column_groups_ * kTokens; ++column)
+                        worker.columns.data()[column * kDepth + t] =
+                            column < columns_ ? widen(x.row(token + t)[column]) : 0.0f;
             });
             for (Index p = 0; p < block_.panels(); ++p)
                 for (Index g = 0; g < column_groups_; ++g) {
-                    FloatProduct::multiply(z + p * LogitTile::kSize, worker.columns.data() + g * kTile * kTokens, count,
-                                           true, worker.register_tile.data());
+                    FloatProduct::multiply(z + p * LogitTile::kSize, worker.columns.data() + g * kTokens * kDepth,
+                                           in_order_, count, true, worker.register_tile.data());
                     double* to = sum(segment, p) + g * kTokens * kLanes;
                     for (int i = 0; i < kTokens * kLanes; ++i) to[i] += worker.register_tile.data()[i];
                 }
@@ -177,23 +174,24 @@ class PanelPass {
     void multiply_rows(Index tile, Worker& worker) {
         const Index token = tile * kTile, count = std::min<Index>(kTile, vocabulary_ - token), panels = block_.panels();
         const float* z = twice_ ? slab_.data() + tile * panels_ * LogitTile::kSize : make(tile, worker);
-        for (Index g = 0; g < count; g += kTokens) {
-            float* rows = worker.transposed.data();  // (rows of the block, kTokens)
-            for (Index p = 0; p < panels; ++p)
-                for (Index i = 0; i < kLanes; ++i)
-                    for (Index t = 0; t < kTokens; ++t)
-                        rows[(p * kLanes + i) * kTokens + t] = z[p * LogitTile::kSize + (g + t) * kLanes + i];
-            for (Index c = 0; c < column_panels_; ++c)
-                for (Index row = 0; row < panels * kLanes; row += kDepth) {
-                    FloatProduct::multiply(packed_rows_.data() + (c * panels_ * kLanes + row) * kLanes,
-                                           rows + row * kTokens, std::min<Index>(kDepth, panels * kLanes - row), true,
+        constexpr Index panels_in_run = kDepth / kLanes;
+        for (Index g = 0; g < count; g += kTokens)
+            for (Index p = 0; p < panels; p += panels_in_run) {
+                const Index run = std::min(panels_in_run, panels - p);
+                for (Index t = 0; t < kTokens; ++t)
+                    for (Index q = 0; q < run; ++q)
+                        std::copy_n(z + (p + q) * LogitTile::kSize + (g + t) * kLanes, kLanes,
+                                    worker.rows.data() + t * kDepth + q * kLanes);
+                for (Index c = 0; c < column_panels_; ++c) {
+                    FloatProduct::multiply(packed_rows_.data() + (c * panels_ + p) * kLanes * kLanes,
+                                           worker.rows.data(), in_order_, run * kLanes, true,
                                            worker.register_tile.data());
                     for (Index t = 0; t < std::min<Index>(kTokens, count - g); ++t)
                         for (Index j = 0; j < std::min<Index>(kLanes, columns_ - c * kLanes); ++j)
                             tokens_[(token + g + t) * columns_ + c * kLanes + j] +=
                                 worker.register_tile.data()[t * kLanes + j];
                 }
-        }
+            }
     }
 
     const PanelRequest& in_;
@@ -213,6 +211,7 @@ class PanelPass {
     AlignedBuffer<double> sums_;           // (segments, panels, columns, kLanes)
     AlignedBuffer<float> slab_;            // (tiles, panels, kTile, kLanes)
     std::vector<Worker> workers_;
+    std::int32_t in_order_[kDepth];
 };
 
 }  // namespace

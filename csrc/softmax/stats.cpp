@@ -2,6 +2,7 @@
 
 #include "base/parallel.hpp"
 #include "softmax/block.hpp"
+#include "softmax/differences.hpp"
 #include "softmax/reductions.hpp"
 #include "softmax/top_tokens.hpp"
 
@@ -36,7 +37,7 @@ class StatsPass {
           chunks_(divided_up(tiles_, chunk_tiles_)),
           num_threads_(static_cast<int>(std::min<Index>(num_threads, tiles_))),
           with_slab_(request.reference || result.mean),
-          differences_(request.reference && same_linear_head(request.head, request.reference_head)),
+          differences_(by_differences(request)),
           extent_(rows_within(request.max_memory, row_bytes(), (request.reference ? 2 : 1) * kLanes, kRows),
                   request.contexts(), request.groups(), static_cast<bool>(request.reference)),
           order_(differences_ ? request.reference : request.hidden, request.head.weight, differences_),

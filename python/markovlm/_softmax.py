@@ -358,8 +358,10 @@ def divergence(
     ``4 n V d`` flops, working memory as in `softmax_stats`, no array of ``n × V``. Sums are of terms of one sign, such
     as ``p (e^δ − 1 − δ)`` for KL with ``δ = log q/p``, so that a divergence is as exact as δ is. Where both kernels
     have the very same head (the same memory), without soft-capping, differences of logits are products with the
-    difference of the states, exact to some 1e-6 of their size: KL keeps two digits and more down to 1e-10. With two
-    heads δ carries the rounding of both logits, η ≈ 1e-6 of theirs, and KL a floor of about η²/2. Source: theory §2.
+    difference of the states, exact to some 1e-6 of their size: KL keeps two digits and more down to 1e-10. (Where the
+    CPU multiplies bfloat16, this is done unless every row of ``Q`` is farther from that of ``P`` than 1/64 of its
+    length.) With two heads δ carries the rounding of both logits, η ≈ 1e-6 of theirs, and KL a floor of about η²/2.
+    Source: theory §2.
 
     Examples
     --------
