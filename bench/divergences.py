@@ -87,7 +87,7 @@ def judge(table: Sequence[Row], _: Mapping[str, float]) -> list[Target]:
         best = min(row.median for row in table if row.name.startswith(f"{dtype} torch"))
         targets.append(Target(f"{dtype} torch, the best / markovlm", best / mine.median, 3.0, at_least=True))
         if mine.extra_mib is not None:
-            targets.append(Target(f"{dtype} extra memory of markovlm, MiB", mine.extra_mib, 66.0, at_least=False))
+            targets.append(Target(f"{dtype} extra memory of markovlm, MiB", mine.extra_mib, 64.0, at_least=False))
     return targets
 
 

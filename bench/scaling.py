@@ -54,7 +54,7 @@ def case(which: str) -> Case:
             memory = [row.extra_mib for row in mine if row.extra_mib is not None]
             if letter != "d":
                 targets.append(
-                    Target(f"{dtype}: slowest / fastest rate", max(rates) / min(rates), 1.15, at_least=False)
+                    Target(f"{dtype}: fastest / slowest rate", max(rates) / min(rates), 1.15, at_least=False)
                 )
             targets.append(Target(f"{dtype}: most extra memory, MiB", max(memory), 64.0, at_least=False))
         return targets

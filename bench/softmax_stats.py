@@ -201,7 +201,7 @@ def smollm2() -> Case:
 
 CASES: dict[str, Callable[[], Case]] = {
     "smollm2": smollm2,
-    "large": lambda: case("random", *models.random(4096, 256_000, 1024), rounds=3),
+    "large": lambda: case("random", *models.random(4096, 256_000, 1024), rounds=1),
     "quick": lambda: case("random", *models.random(256, 3000, 64)),
 }
 

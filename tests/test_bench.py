@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,24 +64,57 @@ def test_memory_of_a_call_is_seen() -> None:
     assert 120 < extra < 140
 
 
-def test_targets_say_what_was_missed() -> None:
-    row = harness.Row("one", "", {"entropy": 1e-6}, [2.0, 1.0, 4.0])
+def test_targets_say_what_was_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "peaks", lambda: {"float32": 4.0})
+    row = harness.Row("one", "", {"entropy": 1e-6}, [2.0, 1.0, 4.0], work=4e9)
     assert row.median == 2.0
-    text = harness.show(
-        "title", [row], 4e9, [harness.Target("a", 1.0, 1.8, True), harness.Target("b", 1.0, 1.15, False)]
-    )
+    text = harness.show("title", [row], [harness.Target("a", 1.0, 1.8, True), harness.Target("b", 1.0, 1.15, False)])
+    assert "50%" in text
     assert "a: 1.00 (target >= 1.8, MISSED)" in text
     assert "b: 1.00 (target <= 1.15, met)" in text
 
 
+def test_a_contender_may_have_a_reference_and_a_tolerance_of_its_own() -> None:
+    own = harness.Contender(
+        "own", lambda _: {"entropy": np.array([7.0, 8.0, 9.5])}, "", {"entropy": [7, 9]}, {"entropy": 1}
+    )
+    (row,) = harness.compare([own], REFERENCE, ROWS, tolerance={"entropy": 1e-9}, rounds=1)
+    assert row.errors == {"entropy": 0.5}
+
+
+def test_the_peaks_are_those_of_a_cpu() -> None:
+    found = harness.peaks()
+    assert set(found) == {"float32", "bfloat16", "memory"}
+    cores = len(os.sched_getaffinity(0))
+    for rate in (found["float32"], found["bfloat16"]):
+        assert 1 < rate / cores < 10_000  # GFLOP/s of a core: neither stuck nor optimised away
+    assert 0.1 < found["memory"] < 10_000
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured on Linux only")
-def test_the_question_runs_from_end_to_end(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCH / "softmax_stats.py"), "--quick", "--json", str(tmp_path / "out.json")]
+@pytest.mark.parametrize(
+    ("question", "rows", "targets"),
+    [
+        (
+            "softmax_stats",
+            {"float32 markovlm", "float32 torch eager, whole", "bfloat16 torch mm, whole"},
+            {"float32 torch.compile, the best / markovlm", "bfloat16 extra memory of markovlm, MiB"},
+        ),
+        ("divergences", {"float32 markovlm KL"}, {"bfloat16 torch, the best / markovlm"}),
+        ("panels", {"b = 8   markovlm √Pᵀ √P X"}, {"b = 1, √P X: torch / markovlm"}),
+        ("scaling", {"bfloat16 n = 256"}, {"float32: fastest / slowest rate"}),
+    ],
+)
+def test_a_question_runs_from_end_to_end(tmp_path: Path, question: str, rows: set[str], targets: set[str]) -> None:
+    command = [sys.executable, str(BENCH / f"{question}.py"), "--quick", "--json", str(tmp_path / f"{question}.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "torch.compile, the best / markovlm" in done.stdout
-    found = json.loads((tmp_path / "out.json").read_text())
+    found = json.loads((tmp_path / f"{question}.json").read_text())
     assert found["environment"]["core"]["build_type"] == "Release"
-    names = {row["name"] for row in found["cases"]["quick"]["rows"]}
-    assert {"markovlm", "torch eager, whole", "torch mm, whole"} <= names
-    assert {target["name"] for target in found["cases"]["quick"]["targets"]} >= {"extra memory of markovlm, MiB"}
+    assert rows <= {row["name"] for row in found["cases"]["quick"]["rows"]}
+    assert targets <= {target["name"] for target in found["cases"]["quick"]["targets"]}
+    for target in targets:
+        assert target in done.stdout
+    command = [sys.executable, str(BENCH / "summary.py"), str(tmp_path), "--out", str(tmp_path / "summary")]
+    subprocess.run(command, check=True)
+    assert "quick" in (tmp_path / "summary" / "RESULTS.md").read_text("utf8")
