@@ -72,10 +72,7 @@ def reference(hp: torch.Tensor, wp: torch.Tensor, hq: torch.Tensor, wq: torch.Te
     heads = [models.wide(w).T for w in (wp, wq)]
     found = []
     for row in rows:
-        log_p, log_q = (
-            z - z.max() - np.log(np.exp(z - z.max()).sum())
-            for z in (models.wide(h[row]) @ w for h, w in zip((hp, hq), heads, strict=True))
-        )
+        log_p, log_q = (models.log_probabilities(h[row], w) for h, w in zip((hp, hq), heads, strict=True))
         found.append((np.exp(log_p) * (log_p - log_q)).sum())
     return np.array(found)
 

@@ -15,6 +15,7 @@ import gc
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -245,6 +246,7 @@ def show(title: str, table: Sequence[Row], targets: Sequence[Target]) -> str:
 def record(path: Path, cases: Mapping[str, tuple[Sequence[Row], Sequence[Target]]], titles: Mapping[str, str]) -> None:
     """Everything that was measured, as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    command = shlex.join(["python", *sys.argv])
     found = {
         name: {
             "title": titles[name],
@@ -253,7 +255,7 @@ def record(path: Path, cases: Mapping[str, tuple[Sequence[Row], Sequence[Target]
         }
         for name, (table, targets) in cases.items()
     }
-    path.write_text(json.dumps({"environment": environment(), "cases": found}, indent=2) + "\n")
+    path.write_text(json.dumps({"command": command, "environment": environment(), "cases": found}, indent=2) + "\n")
 
 
 def _say(what: str) -> None:

@@ -43,3 +43,10 @@ def as_type(dtype: str, *tensors: torch.Tensor) -> list[torch.Tensor]:
 def wide(tensor: torch.Tensor) -> Array:
     """The same numbers in float64."""
     return tensor.double().numpy()
+
+
+def log_probabilities(state: torch.Tensor, head: Array) -> Array:
+    """(V,) by their definition in float64, from a state (d,) and a transposed head (d, V) in float64."""
+    z = wide(state) @ head
+    z -= z.max()
+    return np.asarray(z - np.log(np.exp(z).sum()))

@@ -19,7 +19,6 @@ import matplotlib.pyplot as plt
 from harness import RESULTS
 
 ORDER = ("softmax_stats", "divergences", "panels", "scaling")
-COMMANDS = {name: f"python bench/{name}.py" for name in ORDER}
 COLOURS = {"markovlm": "#1b6ca8", "torch": "#c8792b", "other": "#9a9a9a"}
 
 
@@ -64,8 +63,10 @@ def bars(case: dict[str, Any], path: Path) -> None:
     kinds = [
         "markovlm" if "markovlm" in row["name"] else "torch" if "torch" in row["name"] else "other" for row in rows
     ]
-    axes.barh([row["name"] for row in rows], [row["median"] for row in rows], color=[COLOURS[kind] for kind in kinds])
-    axes.bar_label(axes.containers[0], fmt="%.2f", padding=3, fontsize=8)
+    drawn = axes.barh(
+        [row["name"] for row in rows], [row["median"] for row in rows], color=[COLOURS[kind] for kind in kinds]
+    )
+    axes.bar_label(drawn, fmt="%.2f", padding=3, fontsize=8)
     axes.set_xlabel("seconds, median of interleaved rounds")
     axes.set_title(case["title"], loc="left", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
@@ -110,7 +111,7 @@ def main() -> None:
             continue
         found = json.loads(path.read_text("utf8"))
         peaks = found["environment"]["peaks"]
-        lines += [f"## `{COMMANDS[name]}`", "", environment(found["environment"]), ""]
+        lines += [f"## `{found['command']}`", "", environment(found["environment"]), ""]
         if name == "scaling":
             growth(found["cases"], peaks, given.out / "scaling.svg")
             lines += ["![rates as sizes grow](scaling.svg)", ""]
