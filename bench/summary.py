@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "measured")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    mpl.rcParams["svg.hashsalt"] = "markovlm"
+    mpl.rcParams.update({"svg.hashsalt": "markovlm", "svg.fonttype": "none"})
     lines = ["# What was measured", "", "Made by `python bench/summary.py` from what the commands below left.", ""]
     for name in ORDER:
         path = given.results / f"{name}.json"

@@ -1,7 +1,6 @@
 // Products of bfloat16 in the tile registers of AMX: 32 tokens times 32 contexts at a time, sixteen words deep.
 //
-// MARKOVLM_EMULATE_AMX puts a few lines of C++ in the place of the five instructions, so that all else is tested on any
-// CPU.
+// MARKOVLM_EMULATE_AMX puts a few lines of C++ in the place of the instructions, so that all else is tested on any CPU.
 #pragma once
 
 #include "softmax/multiply.hpp"

@@ -64,7 +64,7 @@ class SummationOrder {
 
     // `differences`: operands may be differences of states too, and then are floats.
     SummationOrder(const FloatMatrix& hidden, const FloatMatrix& weight, bool differences)
-        : width_(hidden.cols()), bfloat16_(!differences && hidden.is<BFloat16>() && weight.is<BFloat16>()) {
+        : width_(hidden.cols()), bfloat16_(!differences && has_pair_products(hidden, weight)) {
         const Index terms = bfloat16_ ? BFloat16Product::kTerms : FloatProduct::kTerms,
                     step = bfloat16_ ? BFloat16Product::kStep : FloatProduct::kStep;
         Eigen::ArrayXf size =
@@ -117,10 +117,8 @@ class SummationOrder {
 // so that no lane is special.
 class Panels {
   public:
-    Panels(Index count, const SummationOrder& order)
-        : order_(order), count_(count), words_(count * order.words() * kLanes) {}
+    Panels(Index count, const SummationOrder& order) : order_(order), words_(count * order.words() * kLanes) {}
 
-    Index count() const { return count_; }
     const float* operator[](Index p) const { return words_.data() + p * order_.words() * kLanes; }  // (words, kLanes)
 
     void pack(Index p, Index count, const FloatMatrix& hidden, Index first) {
@@ -158,7 +156,6 @@ class Panels {
     }
 
     const SummationOrder& order_;
-    Index count_;
     AlignedBuffer<float> words_;
 };
 
