@@ -34,6 +34,9 @@ EXP_ULP, EXPM1_ULP, TANH_ULP, EXPM1_MINUS_ULP, LOG1P_ULP = 1.25, 2.0, 3.0, 8.0, 
 SUM = (RUN + 2 * EXP_ULP + 1) * UNIT
 """Relative error of a sum of positive float32 terms: the exponentials', one product's, and of additions in a run."""
 
+JS_SERIES = 7.5e-9
+"""How far the core's polynomial for ``(1 + p) log(1 + p)`` is from it on [0, 1/2], as test_softmax.py holds it to."""
+
 
 def logits(
     hidden: ArrayInput,
@@ -123,19 +126,40 @@ def top(z: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
 
 
 def renyi(z: FloatArray, order: float) -> FloatArray:
-    """``log(sum p^a) / (1 - a)`` and its limits; by mpmath where float64 would lose digits."""
+    """``log(sum p^a) / (1 - a)`` over the support and its limits; by mpmath where float64 would lose digits."""
     log_p = log_softmax(z)
+    if order == -np.inf:
+        return np.asarray(-np.where(log_p > -np.inf, log_p, np.inf).min(axis=1))
     if order == 0:
         return np.asarray(np.log((z > -np.inf).sum(axis=1)))
     if order == 1:
         return entropy(z)
     if np.isinf(order):
         return np.asarray(-log_p.max(axis=1))
-    if abs(order - 1) < 1e-3 or order < 1e-3:
+    if abs(order - 1) < 1e-3 or abs(order) < 1e-3:
         return np.array([float(mp_row(row).renyi(order)) for row in z])
-    a_log_p = order * log_p
+    a_log_p = np.where(log_p > -np.inf, order * log_p, -np.inf)
     m = a_log_p.max(axis=1)
     return np.asarray((m + np.log(np.exp(a_log_p - m[:, None]).sum(axis=1))) / (1 - order))
+
+
+def jensen_shannon(z: FloatArray) -> FloatArray:
+    """Categorical entropy, theory's closed form in long double; where p is near 1, 1 - p is the sum of all others."""
+    z = z.astype(np.longdouble)
+    log_p = log_softmax(z - z.max(axis=1, keepdims=True))
+    p = np.exp(log_p)
+    top = np.arange(z.shape[1]) == z.argmax(axis=1)[:, None]
+    rest = np.where(top, np.where(top, 0, p).sum(axis=1, keepdims=True), 1 - p)
+    with np.errstate(divide="ignore"):
+        log_p = np.where(top, np.log1p(-rest), log_p)
+    log_mean = np.log1p(-rest / 2)  # of (1 + p) / 2
+    on_diagonal = (expectation(p, -log_mean) + expectation(p**2, log_p - log_mean)) / 2  # (w, w): p against p²
+    return np.asarray(on_diagonal + np.log(np.longdouble(2)) / 2 * expectation(p, rest), np.float64)
+
+
+def jensen_shannon_slope(p: FloatArray) -> FloatArray:
+    """d/dp of ``p (1 + p) log(1 + p) - p² log p``."""
+    return np.asarray((1 + 2 * p) * np.log1p(p) - 2 * p * np.log(np.where(p > 0, p, 1.0)))
 
 
 def divergence(D: Divergence, zp: FloatArray, zq: FloatArray) -> FloatArray:
@@ -193,7 +217,15 @@ class ExactRow:
                 return -mpmath.fsum(mpmath.exp(x) * x for x in self.log_p)
             if order == float("inf"):
                 return -max(self.log_p)
+            if order == -float("inf"):
+                return -min(self.log_p)
             return mpmath.log(mpmath.fsum(mpmath.exp(order * x) for x in self.log_p)) / (1 - mpmath.mpf(order))
+
+    def jensen_shannon(self) -> Any:
+        with mpmath.workdps(60):
+            p = [mpmath.exp(x) for x in self.log_p]
+            terms = (q * (1 + q) * mpmath.log1p(q) - q**2 * x for q, x in zip(p, self.log_p, strict=True))
+            return mpmath.log(2) - mpmath.fsum(terms) / 2
 
 
 def mp_row(z: FloatArray) -> ExactRow:
@@ -242,23 +274,31 @@ class Bounds:
         return np.asarray(2 * (self.delta * spread + rounding))
 
     def renyi(self, order: float) -> FloatArray:
-        """With q = p^a / sum p^a: dH_a/dz = a (q - p) / (1 - a)."""
+        """With q = p^a / sum p^a: dH_a/dz = a (q - p) / (1 - a).
+
+        Below order 0 sums are relative to the least logit, and values so large that float64 has to round them.
+        """
         if order == 0:
             return np.zeros(len(self.z))
         if order == 1:
             return self.entropy
+        present, gap, double = self.log_p > -np.inf, self.gap, np.zeros(len(self.z))
+        if order < 0:
+            gap = np.where(present, self.z - np.where(present, self.z, np.inf).min(axis=1, keepdims=True), 0.0)
+            double = 2.0**-50 * (gap.max(axis=1, initial=0.0) + np.log(self.z.shape[1]))
         if np.isinf(order):
-            return self.log_normalizer + 2 * self.delta
-        a, away = order, abs(1 - order)
-        log_q = a * self.log_p - a * self.log_p.max(axis=1, keepdims=True)
+            return np.asarray(self.log_normalizer + 2 * self.delta + double)
+        a, away = abs(order), abs(1 - order)
+        log_q = np.where(present, order * np.where(present, self.log_p, 0.0), -np.inf)
+        log_q = log_q - log_q.max(axis=1, keepdims=True)
         q = np.exp(log_q) / np.exp(log_q).sum(axis=1, keepdims=True)
         slope = expectation(self.p, np.abs(self.log_p + entropy(self.z)[:, None]))  # the limit at 1
         if away >= 1e-3:
             slope = a * np.abs(q - self.p).sum(axis=1) / away
         sums = SUM + UNIT * self.mean_gap  # of log s
-        if away > 0.5:  # (log P - a log s) / (1 - a), P a sum of e^{-a g}, whose exponent is rounded three times
-            own = SUM + 3 * UNIT * a * expectation(q, self.gap)
-            return np.asarray(2 * (self.delta * slope + (own + a * sums) / away))
+        if away > 0.5:  # (log P - a log s) / (1 - a), P a sum of e^{-|a| g}, whose exponent is rounded three times
+            own = SUM + 3 * UNIT * a * expectation(q, gap)
+            return np.asarray(2 * (self.delta * slope + (own + a * sums) / away) + double)
         # log s + log1p(E / s) / (1 - a), E = sum of e^{-g} expm1((1 - a) g): terms of one sign
         terms = self.p * np.abs(np.expm1((1 - a) * np.minimum(self.gap, 700.0)))
         total = terms.sum(axis=1)
@@ -266,6 +306,31 @@ class Bounds:
         relative = SUM + (2 * EXPM1_ULP + 2) * UNIT + UNIT * (1 + 2 * away) * in_terms + sums
         power = 1 + np.where(a < 1, 1, -1) * total  # P / s
         return np.asarray(2 * (self.delta * slope + sums + relative * total / power / away))
+
+    @property
+    def jensen_shannon(self) -> FloatArray:
+        r"""H = log 2 - Σ g(p) / 2 from sums over all tokens but one of the likeliest, whose logit they are relative to.
+
+        With g' as `jensen_shannon_slope`, ``dH/dz = -p (g' - Σ p g') / 2``. The mass of the others carries the relative
+        error of ``Σ e^{-g}``, and moves by ``mass``; H then moves by ``mass g'/2`` of the likeliest token, and by
+        ``mass p g'/2`` of each other. Sums of ``p^k`` round k exponentials, their exponents, and k products; the
+        polynomial in p, times p, has terms of p², p³/2 and less. It is off by ``JS_SERIES``, p³/2 is left out where p
+        is below 2^-17 of the largest, and terms of less than e^-87 may be zero.
+        """
+        p, slope = self.p, jensen_shannon_slope(self.p)
+        top = np.arange(self.z.shape[1]) == self.z.argmax(axis=1)[:, None]
+        others = np.where(top, 0.0, p)
+        of_logits = self.delta * expectation(p, np.abs(slope - expectation(p, slope)[:, None])) / 2
+        mass = expectation(others, SUM + UNIT * self.gap) + 2.0**-125 * (others.shape[1] - 1)
+
+        def rounded(power: int) -> FloatArray:
+            return np.asarray((RUN + 1 + power * (2 * EXP_ULP + 1 + self.gap)) * UNIT)
+
+        log_p = np.where(others > 0, self.log_p, 0.0)
+        own = others**2 * (1 - log_p) * rounded(2) + others**3 * rounded(7) + others * JS_SERIES
+        cut = np.where(self.gap > 17 * np.log(2) * (1 - 1e-5), others**3 / 2, 0.0)
+        rest = (own + cut).sum(axis=1) + mass * (slope * np.where(top, 1.0, p)).sum(axis=1)
+        return np.asarray(2 * (of_logits + rest / 2))
 
     def mean_prediction(self, weights: FloatArray | None = None) -> FloatArray:
         """(V,): a probability carries the errors of logit, normaliser and exponent, and a rounded weight."""

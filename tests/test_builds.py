@@ -81,11 +81,13 @@ def test_builds_agree() -> None:
         core = importlib.import_module(f"markovlm._ext._core_{build}")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(markovlm._softmax, "core", core)
-            results.append((softmax_stats(P, orders=(0.5, 2.0), reference=R, divergences=[KL()]), mean_prediction(P)))
+            s = softmax_stats(P, orders=(-3.0, 0.5, 2.0), jensen_shannon=True, reference=R, divergences=[KL()])
+            results.append((s, mean_prediction(P)))
     (first, first_mean), *others = results
     for other, mean in others:
         assert_within("log_normalizer", other.log_normalizer, first.log_normalizer, 2 * bounds.log_normalizer)
         assert_within("entropy", other.entropy, first.entropy, 2 * bounds.entropy)
+        assert_within("jensen_shannon", other.jensen_shannon, first.jensen_shannon, 2 * bounds.jensen_shannon)
         assert_within("kl", other.divergences[KL()], first.divergences[KL()], 2 * kl_bound)
         assert_within("mean prediction", mean, first_mean, 2 * bounds.mean_prediction())
         for order, values in other.renyi.items():
@@ -100,9 +102,10 @@ from markovlm import KL, softmax_stats
 
 found = {}
 for name, (P, R, targets) in tails().items():
-    s = softmax_stats(P, targets, orders=(2.0,), reference=R, divergences=[KL()], mean=True)
+    s = softmax_stats(P, targets, (-3.0, 2.0), jensen_shannon=True, reference=R, divergences=[KL()], mean=True)
     found |= {f"{name} entropy": s.entropy, f"{name} nll": s.nll, f"{name} kl": s.divergences[KL()]}
     found |= {f"{name} renyi": s.renyi[2.0], f"{name} mean": s.mean[0]}
+    found |= {f"{name} renyi below 0": s.renyi[-3.0], f"{name} jensen_shannon": s.jensen_shannon}
 np.savez(sys.argv[1], **found)
 """
 
@@ -134,6 +137,9 @@ def test_a_build_is_right_at_every_tail(build: str, tmp_path: Path) -> None:
             assert_within(name, found[f"{name} entropy"], reference.entropy(z), bounds.entropy)
             assert_within(name, found[f"{name} nll"], reference.nll(z, targets), bounds.nll)
             assert_within(name, found[f"{name} renyi"], reference.renyi(z, 2.0), bounds.renyi(2.0))
+            assert_within(name, found[f"{name} renyi below 0"], reference.renyi(z, -3.0), bounds.renyi(-3.0))
+            js = found[f"{name} jensen_shannon"]
+            assert_within(name, js, reference.jensen_shannon(z), bounds.jensen_shannon)
             assert_within(name, found[f"{name} kl"], kl, reference.divergence_bound(KL(), zr, z, eta, delta))
             assert_within(name, found[f"{name} mean"], reference.mean_prediction(z), bounds.mean_prediction())
 

@@ -72,14 +72,14 @@ WRONG_VALUES: dict[str, Callable[[], object]] = {
     r"token_ids: .* got 9 at index \(2, 0\)": lambda: stats(P, token_ids=[[0], [1], [9]]),
     r"top_k: expected an integer in \[0, 4\], got 5": lambda: stats(P, top_k=5),
     r"top_k: .* got -1": lambda: stats(P, top_k=-1),
-    r"orders: expected Rényi orders in \[0, inf\], got -0.5": lambda: stats(P, orders=[1, -0.5]),
-    r"orders: .* got nan": lambda: stats(P, orders=[NAN]),
+    r"orders: expected Rényi orders in \[-inf, inf\], got nan": lambda: stats(P, orders=[-INF, NAN]),
     r"power: expected a number > 0 .*, got 0": lambda: panel_product(P, W, 0),
     r"X: expected finite float32 values, got nan at row 3": lambda: panel_product(P, changed(W, (3, 1), NAN)),
     r"weights: .* got -1.0 at index 0": lambda: normal_product(P, W, weights=[-1, 1, 1]),
     r"log_normalizer: .* got nan at row 1": lambda: panel_product(P, W, log_normalizer=np.array([0, NAN, 0])),
     r"reference: .* none was given": lambda: stats(P, divergences=[KL()]),
-    r"orders: .* got -1.0": lambda: Renyi(-1),
+    r"alpha: expected Rényi orders in \[0, inf\], got -1.0": lambda: Renyi(-1),
+    r"alpha: .* got nan": lambda: Renyi(NAN),
     r"num_threads: .* got 0": lambda: stats(P, num_threads=0),
     r"max_memory: .* got 0": lambda: stats(P, max_memory=0),
     r"max_memory: expected at least \d+ bytes, .* got 100$": lambda: stats(P, max_memory=100),
@@ -130,7 +130,7 @@ WRONG_TYPES: dict[str, Callable[[], object]] = {
     r"X: expected floating-point values, got int64": lambda: panel_product(P, np.ones((4, 1), int)),
     r"log_normalizer: .* got int64": lambda: panel_product(P, W, log_normalizer=np.array([0, 0, 0])),
     r"D: Renyi needs its arguments": lambda: divergence(P, P, Renyi),  # type: ignore[arg-type]
-    r"orders: .* got \['a'\]": lambda: Renyi("a"),  # type: ignore[arg-type]
+    r"alpha: .* got \['a'\]": lambda: Renyi("a"),  # type: ignore[arg-type]
     r"num_threads: .* got 2.0": lambda: mean(P, num_threads=2.0),
     r"max_memory: .* got '64 MiB'": lambda: mean(P, max_memory="64 MiB"),
     r"weights: expected real numbers, got bool": lambda: mean(P, [True] * 3),

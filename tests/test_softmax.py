@@ -6,20 +6,21 @@ import itertools
 from typing import Any
 
 import ml_dtypes
+import mpmath  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
-from markovlm import SoftmaxKernel, SoftmaxStats, softmax_stats
+from markovlm import JensenShannon, SoftmaxKernel, SoftmaxStats, softmax_stats
 from markovlm.typing import IntArray
 from reference import Bounds, Case, assert_within, cases
 
 pytestmark = pytest.mark.usefixtures("core")
 
-ORDERS = (0.0, 0.25, 0.5, 0.9, 1.0, 1.5, 2.0, 7.0, np.inf)
-NAMES = ("log_normalizer", "entropy", "nll", "rank", "top_ids", "top_log_probs", "log_probs")
+ORDERS = (-np.inf, -1000.0, -2.0, -0.25, 0.0, 0.25, 0.5, 0.9, 1.0, 1.5, 2.0, 7.0, np.inf)
+NAMES = ("log_normalizer", "entropy", "jensen_shannon", "nll", "rank", "top_ids", "top_log_probs", "log_probs")
 
 
 def some_targets(case: Case) -> IntArray:
@@ -31,7 +32,7 @@ def some_targets(case: Case) -> IntArray:
 def everything(P: SoftmaxKernel, rng: np.random.Generator, **more: Any) -> SoftmaxStats:
     n, V = P.shape
     targets, token_ids = rng.integers(0, V, n), rng.integers(0, V, (n, 3))
-    return softmax_stats(P, targets, ORDERS, min(V, 5), token_ids, **more)
+    return softmax_stats(P, targets, ORDERS, min(V, 5), token_ids, jensen_shannon=True, **more)
 
 
 def assert_same_bits(one: SoftmaxStats, other: SoftmaxStats, rows: IntArray | slice = slice(None)) -> None:
@@ -52,12 +53,14 @@ def test_every_statistic_is_within_its_bound(case: Case) -> None:
     (n, V), bounds = P.shape, Bounds(z, case.delta)
     targets, token_ids = some_targets(case), case.rng.integers(0, V, (n, 4))
     k = int(case.rng.integers(0, V + 1))
-    s = softmax_stats(P, targets, ORDERS, k, token_ids, num_threads=2)
+    s = softmax_stats(P, targets, ORDERS, k, token_ids, jensen_shannon=True, num_threads=2)
 
     assert_within("log_normalizer", s.log_normalizer, reference.log_normalizer(z), bounds.log_normalizer)
     assert_within("entropy", s.entropy, reference.entropy(z), bounds.entropy)
     for order in ORDERS:
         assert_within(f"renyi {order}", s.renyi[order], reference.renyi(z, order), bounds.renyi(order))
+    assert s.jensen_shannon is not None
+    assert_within("jensen_shannon", s.jensen_shannon, reference.jensen_shannon(z), bounds.jensen_shannon)
 
     known, safe = targets != -100, np.maximum(targets, 0)
     assert s.nll is not None
@@ -94,8 +97,9 @@ def test_laws(case: Case) -> None:
     P, rng = case.P, case.rng
     n, V = P.shape
     bounds = Bounds(reference.kernel_logits(P), case.delta)
-    s = softmax_stats(P, orders=ORDERS, top_k=V, token_ids=np.arange(V))
+    s = softmax_stats(P, orders=ORDERS, top_k=V, token_ids=np.arange(V), jensen_shannon=True)
     assert s.log_probs is not None
+    assert s.jensen_shannon is not None
     assert s.top_ids is not None
     assert s.top_log_probs is not None
     support = (~np.isneginf(s.log_probs)).sum(axis=1)
@@ -105,8 +109,15 @@ def test_laws(case: Case) -> None:
     np.testing.assert_array_equal(s.renyi[1.0], s.entropy)
     np.testing.assert_array_equal(s.renyi[0.0], np.log(support))
     np.testing.assert_array_equal(s.renyi[np.inf], -s.log_probs.max(axis=1))
+    least = np.where(np.isneginf(s.log_probs), np.inf, s.log_probs).min(axis=1)
+    np.testing.assert_array_equal(s.renyi[-np.inf], -least)
     for low, high in itertools.pairwise(ORDERS):  # falls with the order
         assert np.all(s.renyi[high] <= s.renyi[low] + bounds.renyi(low) + bounds.renyi(high))
+    # Between the bounds that total variation, here 1 - sum p², sets to the Jensen-Shannon divergence (Lin 1991).
+    distance = -np.expm1(-s.renyi[2.0])
+    slack = bounds.jensen_shannon + bounds.renyi(2.0)
+    assert np.all(s.jensen_shannon >= distance**2 / 2 - slack)
+    assert np.all(s.jensen_shannon <= np.log(2) * distance + slack)
     top = np.where(s.top_ids < 0, -np.inf, np.take_along_axis(s.log_probs, np.maximum(s.top_ids, 0), axis=1))
     np.testing.assert_array_equal(s.top_log_probs, top)
     assert np.all(s.top_log_probs[:, :-1] >= s.top_log_probs[:, 1:])
@@ -123,8 +134,11 @@ def test_order_of_tokens_does_not_matter(case: Case) -> None:
     bounds = Bounds(reference.kernel_logits(P), case.delta)
     bias = None if P.bias is None else P.bias[permutation]
     Q = SoftmaxKernel(P.hidden, P.head[permutation], bias, P.temperature, P.scale, P.softcap or None)
-    a, b = softmax_stats(P, orders=ORDERS), softmax_stats(Q, orders=ORDERS)
+    a, b = (softmax_stats(K, orders=ORDERS, jensen_shannon=True) for K in (P, Q))
+    assert a.jensen_shannon is not None
+    assert b.jensen_shannon is not None
     assert_within("entropy", a.entropy, b.entropy, 2 * bounds.entropy)
+    assert_within("jensen_shannon", a.jensen_shannon, b.jensen_shannon, 2 * bounds.jensen_shannon)
     for order in ORDERS:
         assert_within(f"renyi {order}", a.renyi[order], b.renyi[order], 2 * bounds.renyi(order))
 
@@ -171,17 +185,17 @@ def test_a_row_depends_on_the_others_by_no_more_than_rounding() -> None:
     P, rng = kernel(150, 301, 130, softcap=9.0), np.random.default_rng(0)
     bounds = Bounds(reference.kernel_logits(P), reference.logit_error(P))
     targets, ids = rng.integers(0, 301, 150), rng.integers(0, 301, (150, 2))
-    every = softmax_stats(P, targets, ORDERS, 4, ids)
+    every = softmax_stats(P, targets, ORDERS, 4, ids, jensen_shannon=True)
     for rows in ([0], [149], [3, 74, 9], rng.permutation(150), np.repeat([5, 6], 40)):
-        part = softmax_stats(P[rows], targets[rows], ORDERS, 4, ids[rows])
-        for name in ("log_normalizer", "entropy", "nll"):
+        part = softmax_stats(P[rows], targets[rows], ORDERS, 4, ids[rows], jensen_shannon=True)
+        for name in ("log_normalizer", "entropy", "jensen_shannon", "nll"):
             limit = 2 * getattr(bounds, name)[rows]
             assert_within(name, getattr(part, name), getattr(every, name)[rows], limit)
         for order in ORDERS:
             limit = 2 * bounds.renyi(order)[rows]
             assert_within(f"renyi {order}", part.renyi[order], every.renyi[order][rows], limit)
     for rows in (rng.permutation(150), np.concatenate([np.arange(150), rng.integers(0, 150, 700)])):
-        assert_same_bits(every, softmax_stats(P[rows], targets[rows], ORDERS, 4, ids[rows]), rows)
+        assert_same_bits(every, softmax_stats(P[rows], targets[rows], ORDERS, 4, ids[rows], jensen_shannon=True), rows)
 
 
 def test_ignored_targets_and_shared_tokens() -> None:
@@ -195,6 +209,34 @@ def test_ignored_targets_and_shared_tokens() -> None:
     each = softmax_stats(P, token_ids=np.tile(np.arange(9)[::-1], (4, 1))).log_probs
     np.testing.assert_array_equal(shared, each)
     assert softmax_stats(P, token_ids=[]).log_probs.shape == (4, 0)  # type: ignore[union-attr]
+
+
+def test_series_of_jensen_shannon_against_mpmath(core: Any) -> None:
+    """On a grid of 1000 points extremes of a polynomial of degree 6 are met to some (6 / 1000)², relatively."""
+    worst = 0.0
+    with mpmath.workdps(40):
+        for i in range(1001):
+            p = mpmath.mpf(i) / 2000
+            got = mpmath.fsum(c * p**k for k, c in enumerate(core.jensen_shannon_series))
+            worst = max(worst, float(abs(got - (1 + p) * mpmath.log1p(p))))
+        best = mpmath.chebyfit(lambda p: (1 + p) * mpmath.log1p(p), [0, 0.5], 7)[::-1]
+    assert 0.9 * reference.JS_SERIES <= worst <= reference.JS_SERIES
+    assert core.jensen_shannon_series == [float(c) for c in best]
+
+
+def test_jensen_shannon_is_the_divergence_between_copying_before_and_after() -> None:
+    """``D(Δ∘k ‖ (k ⊗ k)∘Δ)`` by its definition, on all V² pairs of tokens."""
+    P = kernel(20, 13, 6, bias=np.where(np.arange(13) % 5 == 3, -np.inf, 0.0))
+    z = reference.kernel_logits(P)
+    log_p = reference.log_softmax(z)
+    copied = np.where(np.eye(13, dtype=bool), log_p[:, :, None], -np.inf).reshape(20, -1)
+    independent = (log_p[:, :, None] + log_p[:, None, :]).reshape(20, -1)
+    exact = reference.divergence(JensenShannon(), copied, independent)
+    bounds = Bounds(z, reference.logit_error(P))
+    found = softmax_stats(P, jensen_shannon=True).jensen_shannon
+    assert found is not None
+    assert_within("pass", found, exact, bounds.jensen_shannon)
+    assert_within("closed form", reference.jensen_shannon(z), exact, np.full(20, 2**-50))
 
 
 def test_logits_of_a_kernel_are_the_definition() -> None:

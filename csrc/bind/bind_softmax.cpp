@@ -1,6 +1,7 @@
 #include "bind/arrays.hpp"
 #include "bind/register.hpp"
 #include "softmax/block.hpp"
+#include "softmax/jensen_shannon_sums.hpp"
 #include "softmax/panel.hpp"
 #include "softmax/stats.hpp"
 
@@ -51,7 +52,8 @@ Divergence::Kind divergence_kind(const std::string& name) {
 }
 
 py::dict stats(const py::array& hidden, const HeadArguments& head, const std::optional<Array<Index>>& targets,
-               const std::vector<double>& orders, Index top_k, const std::optional<Array<Index>>& token_ids,
+               const std::vector<double>& orders, bool jensen_shannon, Index top_k,
+               const std::optional<Array<Index>>& token_ids,
                const std::optional<std::pair<py::array, HeadArguments>>& reference,
                const std::vector<std::tuple<std::string, double, bool>>& divergences, bool mean,
                const std::optional<Array<double>>& weights, Index max_memory, int num_threads,
@@ -64,6 +66,7 @@ py::dict stats(const py::array& hidden, const HeadArguments& head, const std::op
     require(request.hidden.cols() == request.head.width(), "hidden and head differ in width");
     request.targets = vector(targets, n);
     request.orders = orders;
+    request.jensen_shannon = jensen_shannon;
     request.top_k = top_k;
     StatsResult result;
     py::dict out;
@@ -80,6 +83,7 @@ py::dict stats(const py::array& hidden, const HeadArguments& head, const std::op
         allocate("rank", {n}, result.rank);
     }
     allocate("renyi", {n, static_cast<Index>(orders.size())}, result.renyi);
+    if (jensen_shannon) allocate("jensen_shannon", {n}, result.jensen_shannon);
     allocate("top_ids", {n, top_k}, result.top_ids);
     allocate("top_log_probs", {n, top_k}, result.top_log_probs);
     if (token_ids) {
@@ -196,12 +200,14 @@ void register_softmax(py::module_& module) {
             py::set_error(py::module_::import("markovlm.errors").attr("ValueRangeError"), limit.what());
         }
     });
-    module.def("softmax_stats", &stats, "hidden"_a, "head"_a, "targets"_a, "orders"_a, "top_k"_a, "token_ids"_a,
-               "reference"_a, "divergences"_a, "mean"_a, "weights"_a, "max_memory"_a, "num_threads"_a, "progress"_a);
+    module.def("softmax_stats", &stats, "hidden"_a, "head"_a, "targets"_a, "orders"_a, "jensen_shannon"_a, "top_k"_a,
+               "token_ids"_a, "reference"_a, "divergences"_a, "mean"_a, "weights"_a, "max_memory"_a, "num_threads"_a,
+               "progress"_a);
     module.def("panel_product", &panels, "hidden"_a, "head"_a, "log_normalizer"_a, "power"_a, "of_tokens"_a,
                "of_rows"_a, "weights"_a, "want_rows"_a, "want_tokens"_a, "max_memory"_a, "num_threads"_a, "progress"_a);
     module.def("first_non_finite", &first_non_finite, "array"_a);
-    // For the tests against mpmath: the vector functions on a plain array.
+    // For the tests against mpmath: a series, and the vector functions on a plain array.
+    module.attr("jensen_shannon_series") = py::cast(kJensenShannonSeries);
     module.def("vector_exp", &elementwise<exp>, "x"_a);
     module.def("vector_expm1", &elementwise<expm1>, "x"_a);
     module.def("vector_expm1_minus", &elementwise<expm1_minus>, "x"_a);

@@ -43,6 +43,9 @@ struct Head {
     Index vocabulary() const { return weight.rows(); }
     Index width() const { return weight.cols(); }
     bool has(Index token) const { return !bias || bias[token] != -INFINITY; }
+    Index support() const {
+        return bias ? vocabulary() - std::count(bias, bias + vocabulary(), -INFINITY) : vocabulary();
+    }
 };
 
 // Whether products are of bfloat16, by an instruction for these.

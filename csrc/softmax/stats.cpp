@@ -3,7 +3,7 @@
 #include "base/parallel.hpp"
 #include "softmax/block.hpp"
 #include "softmax/differences.hpp"
-#include "softmax/reductions.hpp"
+#include "softmax/panel_sums.hpp"
 #include "softmax/top_tokens.hpp"
 
 #include <array>
@@ -44,7 +44,7 @@ class StatsPass {
           reference_order_(request.reference, request.reference_head.weight, false),
           logits_(request.head, order_),
           reference_logits_(request.reference_head, reference_order_),
-          support_(count_support(request.head)),
+          support_(request.head.support()),
           supports_(request.reference_head, request.head),
           states_(most_panels() + (differences_ ? most_context_panels() : 0), order_),
           reference_states_(request.reference && !differences_ ? most_context_panels() : 0, reference_order_),
@@ -76,9 +76,9 @@ class StatsPass {
     // Of a row, or of one of the reference, in a block; a thread's scratch memory counts once, so that blocks are the
     // same for any number of threads.
     Index row_bytes() const {
-        const auto orders = static_cast<Index>(in_.orders.size()), wanted = static_cast<Index>(in_.divergences.size());
         const Index floats = in_.head.width() + (with_slab_ ? tiles_ : 1) * kTile;
-        const Index sums = static_cast<Index>(sizeof(PanelSums)) / kLanes + 8 * (orders + 3 * wanted);
+        const Index sums = PanelSums::lane_bytes(in_.orders, in_.jensen_shannon) +
+                           static_cast<Index>(3 * sizeof(double) * in_.divergences.size());
         return static_cast<Index>(sizeof(float)) * floats + chunks_ * sums + TopTokens::kEntryBytes * in_.top_k;
     }
     Index most_context_panels() const { return extent_.contexts / kLanes; }
@@ -115,7 +115,7 @@ class StatsPass {
         const auto for_panels = [&](Progress progress, Index count, auto body) {
             parallel(watch, progress, count, [&](Index p, Worker& worker, const StopToken&) { body(p, worker); });
         };
-        sums_.assign(static_cast<std::size_t>(chunks_ * panels), PanelSums(in_.orders));
+        sums_.assign(static_cast<std::size_t>(chunks_ * panels), PanelSums(in_.orders, in_.jensen_shannon));
         reference_sums_.assign(static_cast<std::size_t>(chunks_ * reference_panels()), SoftmaxSums());
         for_panels(Progress::before, reference_panels(), [&](Index c, Worker&) { pack_reference(c); });
         for_panels(Progress::before, panels, [&](Index p, Worker&) { pack(p); });
@@ -219,6 +219,7 @@ class StatsPass {
         for_each_tile(chunk, stop, [&](Index tile, Index token, Index count) {
             float* z = tile_of(tile, worker);
             float* own = z + reference * LogitTile::kSize;
+            const Present present(in_.head, token, count);
             if (differences_) {
                 logits_(states_[0], reference + panels, panels, token, count, worker.packed.data(), z);
             } else {
@@ -234,11 +235,12 @@ class StatsPass {
                 into.add(z + c * LogitTile::kSize, count);
             }
             for (Index p = 0; p < panels; ++p)
-                absorb(logits_of(z, p, count, worker), token, count, p, worker, sums(chunk, p));
+                absorb(logits_of(z, p, count, worker), token, count, present, p, worker, sums(chunk, p));
         });
     }
 
-    void absorb(const float* z, Index token, Index count, Index p, Worker& worker, PanelSums& into) {
+    void absorb(const float* z, Index token, Index count, const Present& present, Index p, Worker& worker,
+                PanelSums& into) {
         alignas(64) float tile_max[kLanes];
         lane_maxima(z, count, tile_max);
         for (Index i = 0; i < kLanes && in_.top_k > 0; ++i) {
@@ -248,9 +250,7 @@ class StatsPass {
                 if (z[t * kLanes + i] > top.threshold()) top.offer(z[t * kLanes + i], token + t);
         }
         if (in_.targets) count_greater(z, count, target_logits_.data() + p * kLanes, into.greater);
-        into.raise_maximum(tile_max);
-        into.powers.add(z, count, into.softmax.maximum);
-        into.softmax.add(z, count);
+        into.add(z, count, present, tile_max);
     }
 
     void normalize_reference(Index c) {
@@ -279,9 +279,8 @@ class StatsPass {
 
     void write_row(Index p, Index i, double maximum, double log_sum, const PanelSums& total) {
         const Index row = first_row(p) + i, orders = static_cast<Index>(in_.orders.size());
-        const double sum = total.softmax.sum[i];
         out_.log_normalizer[row] = maximum + log_sum;
-        out_.entropy[row] = not_below_zero(log_sum - total.softmax.weighted[i] / sum);
+        out_.entropy[row] = not_below_zero(log_sum - total.softmax.weighted[i] / total.softmax.sum[i]);
         if (in_.targets) {
             const bool known = in_.targets[row] >= 0;
             const double logit = target_logits_.data()[p * kLanes + i];
@@ -290,10 +289,12 @@ class StatsPass {
         }
         for (Index q = 0; q < orders; ++q) {
             const auto which = static_cast<std::size_t>(q);
-            out_.renyi[row * orders + q] = in_.orders[which] == 0.0   ? std::log(static_cast<double>(support_))
-                                           : in_.orders[which] == 1.0 ? out_.entropy[row]
-                                                                      : total.powers.renyi(which, i, log_sum, sum);
+            const double a = in_.orders[which];
+            out_.renyi[row * orders + q] = a == 0.0   ? std::log(static_cast<double>(support_))
+                                           : a == 1.0 ? out_.entropy[row]
+                                                      : total.powers.renyi(which, i, log_sum, total.softmax);
         }
+        if (in_.jensen_shannon) out_.jensen_shannon[row] = total.jensen_shannon.value(i);
         if (in_.top_k > 0) {
             TopTokens& top = at(workers_[0].top, p * kLanes + i);
             for (std::size_t other = 1; other < workers_.size(); ++other)
@@ -378,12 +379,6 @@ class StatsPass {
             for (Index t = 0; t < count; ++t)
                 for (int i = 0; i < kLanes; ++i) mean[t] += run.data()[t * kLanes + i];
         }
-    }
-
-    static Index count_support(const Head& head) {
-        Index count = 0;
-        for (Index w = 0; w < head.vocabulary(); ++w) count += head.has(w);
-        return count;
     }
 
     const StatsRequest& in_;

@@ -17,7 +17,8 @@ struct StatsRequest {
     FloatMatrix hidden;              // (n, d)
     Head head;                       // (V, d)
     const Index* targets = nullptr;  // (n,) token ids, or negative: ignored
-    std::vector<double> orders;      // Renyi orders in [0, inf]
+    std::vector<double> orders;      // Renyi orders in [-inf, inf]
+    bool jensen_shannon = false;     // whether to give the Jensen-Shannon categorical entropy
     Index top_k = 0;                 // <= V
     MatrixView<Index> token_ids;     // (n, K), or (1, K) for the same tokens in every row
     FloatMatrix reference;           // (m, d) with n a multiple of m
@@ -36,6 +37,7 @@ struct StatsResult {                   // the caller's arrays; those not request
     double* nll = nullptr;             // (n,) NaN where ignored
     Index* rank = nullptr;             // (n,) tokens with a strictly larger logit than the target; -1 where ignored
     double* renyi = nullptr;           // (n, orders)
+    double* jensen_shannon = nullptr;  // (n,) in [0, log 2]
     Index* top_ids = nullptr;          // (n, top_k) by falling probability, ties by rising id
     double* top_log_probs = nullptr;   // (n, top_k)
     double* log_probs = nullptr;       // (n, K)

@@ -26,6 +26,15 @@ inline Vec load(const float* p) {
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 inline Vec broadcast(float x) { return Vec{} + x; }
 
+// totals[0 .. kWidth) += v, in double
+inline void add_to(double* totals, Vec v) {
+    using DoubleVec = double __attribute__((vector_size(kWidth * sizeof(double))));
+    DoubleVec sum;
+    std::memcpy(&sum, totals, sizeof sum);
+    sum += __builtin_convertvector(v, DoubleVec);
+    std::memcpy(totals, &sum, sizeof sum);
+}
+
 // In the next two a NaN in `x` stays: it must reach the sums, where it is found.
 inline Vec at_least(Vec x, float low) { return x < low ? broadcast(low) : x; }
 inline Vec at_most(Vec x, float high) { return x > high ? broadcast(high) : x; }

@@ -153,15 +153,15 @@ def chosen_ids(value: ArrayInput, n: int, vocabulary: int) -> IntArray:
     return ids
 
 
-def renyi_orders(orders: Sequence[float]) -> list[float]:
-    """Orders in [0, inf]."""
+def renyi_orders(name: str, orders: Sequence[float], low: float) -> list[float]:
+    """Orders in [low, inf]: of entropies any, of divergences none below 0."""
     try:
         values = [float(order) for order in orders]
     except (TypeError, ValueError):
-        raise DTypeError(f"orders: expected a sequence of numbers, got {orders!r}") from None
+        raise DTypeError(f"{name}: expected a sequence of numbers, got {orders!r}") from None
     for value in values:
-        if not value >= 0:
-            raise ValueRangeError(f"orders: expected Rényi orders in [0, inf], got {value}")
+        if not value >= low:
+            raise ValueRangeError(f"{name}: expected Rényi orders in [{low:g}, inf], got {value}")
     return values
 
 

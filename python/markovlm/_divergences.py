@@ -109,7 +109,7 @@ class Renyi(Divergence):
 
     def __post_init__(self) -> None:
         """Check the order."""
-        (alpha,) = _checks.renyi_orders([self.alpha])
+        (alpha,) = _checks.renyi_orders("alpha", [self.alpha], 0.0)
         object.__setattr__(self, "alpha", alpha)
 
     def _request(self) -> Request:

@@ -128,6 +128,7 @@ class SoftmaxStats:
     nll: FloatArray | None = None  # (n,) -log p(target); NaN where the target is ignored
     rank: IntArray | None = None  # (n,) tokens with a strictly larger logit than the target; -1 where ignored
     renyi: dict[float, FloatArray] = field(default_factory=dict)  # order -> (n,)
+    jensen_shannon: FloatArray | None = None  # (n,) Jensen–Shannon categorical entropy, in [0, log 2]
     top_ids: IntArray | None = None  # (n, k) by falling probability, ties by rising id; -1 where fewer are unmasked
     top_log_probs: FloatArray | None = None  # (n, k)
     log_probs: FloatArray | None = None  # (n, K) of the chosen tokens
@@ -149,6 +150,7 @@ def softmax_stats(
     top_k: int = 0,
     token_ids: ArrayInput | None = None,
     *,
+    jensen_shannon: bool = False,
     reference: SoftmaxKernel | None = None,
     divergences: Sequence[Divergence] = (),
     mean: bool = False,
@@ -163,20 +165,27 @@ def softmax_stats(
     .. math:: \log Z = m + \log s, \quad H = \log s - t / s, \qquad
               s = \sum_w e^{z_w - m}, \; t = \sum_w (z_w - m) e^{z_w - m}
 
+    .. math:: H_a = \frac{\log \sum_{w :\, p_w > 0} p_w^a}{1 - a}, \quad
+              H_{JS} = \log 2 - \tfrac12 \sum_w \bigl[ p_w (1 + p_w) \log(1 + p_w) - p_w^2 \log p_w \bigr]
+
     Parameters
     ----------
     P : SoftmaxKernel
         ``n`` contexts, ``V`` tokens.
     targets : (n,) integers, optional
         Gives ``nll`` and ``rank``. Rows whose target is ``ignore_index`` get NaN and -1.
-    orders : sequence of float in [0, inf], optional
-        Rényi orders; each gives an entry of ``renyi``. Exact limits at 0, 1 and infinity, no loss of digits near 1.
+    orders : sequence of float in [-inf, inf], optional
+        Rényi orders ``a``; each gives an entry of ``renyi``. Exact limits at 0, 1 and ±infinity, no loss of digits near
+        1. Values are in [0, log V] from order 0 on; below 0 they are in [log V, inf) for V unmasked tokens, thousands
+        of nats where logits differ by as much.
     top_k : int
         How many of the most likely tokens to return.
     token_ids : (K,) or (n, K) integers, optional
         Tokens whose log-probabilities are wanted.
     ignore_index : int
         Target that stands for "not known".
+    jensen_shannon : bool
+        Whether to give the Jensen–Shannon categorical entropy, in [0, log 2].
     reference : SoftmaxKernel of m contexts, optional
         Rows to compare with, ``n`` being a multiple of ``m``: several readouts of the same contexts, stacked.
     divergences : sequence of divergences such as ``mk.KL()``, optional
@@ -202,19 +211,28 @@ def softmax_stats(
     Raises
     ------
     ShapeError, DTypeError, ValueRangeError
-        Also where a logit overflows float32, naming the row. One below its range is -inf: probability 0.
+        Also where a logit overflows float32, naming the row. One below its range is -inf: probability 0, and entropies
+        of orders below 0 are infinite, unless the token is masked.
 
     Notes
     -----
-    ``2 n V d`` flops, one exponential per logit and two per Rényi order. Working memory does not grow with ``n``: for
-    each of up to 1024 rows ``4 d`` bytes and 8 kB for sums; with ``mean`` or a reference, whose rows wait for their
-    normalisers, ``4 V`` bytes more and as many rows as ``max_memory`` allows, but at least 32, or 64 with a reference
-    (half of that without AVX-512, a quarter without AVX). Each thread has 0.6 MiB of its own.
+    ``2 n V d`` flops, one exponential per logit, two per Rényi order within 1/2 of 1 and one per other order;
+    ``jensen_shannon`` costs about as much as an order near 1. Working memory does not grow with ``n``: for each of up
+    to 1024 rows ``4 d`` bytes and 8 kB for sums, 2 kB more per order and 18 kB more with ``jensen_shannon``; with
+    ``mean`` or a reference, whose rows wait for their normalisers, ``4 V`` bytes more and as many rows as
+    ``max_memory`` allows, but at least 32, or 64 with a reference (half of that without AVX-512, a quarter without
+    AVX). Each thread has 0.6 MiB of its own.
     Logits are float32 sums of d products in runs of 96; exponentials are good to about 1 ulp, sums are kept in
     float64. States and heads of bfloat16 are multiplied by the CPU's own instructions for that type where it has them
     (`build_info`): in runs of 192, exact but for subnormal values, which count as zero.
-    Entropy is the KL categorical entropy of the paper (arXiv 2507.19247, Prop. 4.2); the Rényi entropy of order
-    ``2 − α`` its Rényi-``α`` one (Perrone, arXiv 2212.11719).
+    Sums of an order below 0 are relative to the least likely unmasked token, so that nothing overflows. However large
+    ``|a|`` is, rounding puts such an entropy off by at most ``(20 + 3 log V) 2^-24``, or 2^-50 of itself: errors of
+    exponents grow with these, but only terms near the largest count. ``jensen_shannon`` keeps its digits in rows that
+    are all but certain: rounding puts it off by at most ``7 (20 + g) 2^-24`` of itself, ``g`` being how far the logits
+    of all tokens but the likeliest are beneath that on average. Errors of logits come on top.
+    Entropy is the KL categorical entropy of the paper (arXiv 2507.19247, Prop. 4.2), how far a row is from being
+    deterministic; the Rényi entropy of order ``2 − α`` is its Rényi-``α`` one, so that ``α > 2`` needs orders below 0
+    (Perrone, arXiv 2212.11719).
 
     Examples
     --------
@@ -223,9 +241,12 @@ def softmax_stats(
     >>> s = mk.softmax_stats(P, targets=[0], orders=[2.0], top_k=1)
     >>> print(f"{s.entropy[0]:.4f} {s.nll[0]:.4f} {s.rank[0]} {s.renyi[2.0][0]:.4f} {s.top_ids[0]}")
     0.5623 1.3863 1 0.4700 [1]
+    >>> s = mk.softmax_stats(P, orders=[-1.0, -np.inf], jensen_shannon=True)  # log(4 + 4/3) / 2 and log 4
+    >>> print(f"{s.renyi[-1.0][0]:.4f} {s.renyi[-np.inf][0]:.4f} {s.jensen_shannon[0]:.4f}")
+    0.8370 1.3863 0.1668
     """
     n, vocabulary = P.shape
-    order_list = _checks.renyi_orders(orders)
+    order_list = _checks.renyi_orders("orders", orders, -np.inf)
     wanted = [as_divergence(D) for D in divergences]
     if reference is None and wanted:
         raise ValueRangeError("reference: divergences are from a reference, and none was given; pass reference=")
@@ -243,6 +264,7 @@ def softmax_stats(
         P._head_arguments(),
         None if targets is None else _checks.target_ids(targets, n, vocabulary, ignore_index),
         order_list,
+        jensen_shannon,
         _checks.count("top_k", top_k, 0, vocabulary),
         None if token_ids is None else _checks.chosen_ids(token_ids, n, vocabulary),
         None if reference is None else (reference.hidden, reference._head_arguments()),

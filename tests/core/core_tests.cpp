@@ -106,7 +106,8 @@ void test_passes(Index n, Index V, Index d, const Options& o, const std::string&
     for (Index i = 0; i < n; ++i) targets.push_back(i % 5 == 4 ? -1 : (7 * i + 3) % V);
     for (Index i = 0; i < n * 2; ++i) ids.push_back((5 * i + 1) % V);
     request.targets = targets.data();
-    request.orders = {0.5, 2.0};
+    request.orders = {0.5, 2.0, -1.0, -INFINITY};
+    request.jensen_shannon = true;
     request.top_k = std::min<Index>(V, 3);
     request.token_ids = {ids.data(), n, 2, 2};
     request.reference = reference.view;
@@ -117,12 +118,13 @@ void test_passes(Index n, Index V, Index d, const Options& o, const std::string&
 
     const auto N = static_cast<std::size_t>(n), vocabulary = static_cast<std::size_t>(V);
     const auto k = static_cast<std::size_t>(request.top_k);
-    std::vector<double> log_normalizer(N), entropy(N), nll(N), renyi(2 * N), top_log_probs(k * N), log_probs(2 * N),
-        divergences(5 * N), mean(vocabulary);
+    std::vector<double> log_normalizer(N), entropy(N), jensen_shannon(N), nll(N), renyi(4 * N), top_log_probs(k * N),
+        log_probs(2 * N), divergences(5 * N), mean(vocabulary);
     std::vector<Index> rank(N), top_ids(k * N);
     StatsResult result;
     result.log_normalizer = log_normalizer.data();
     result.entropy = entropy.data();
+    result.jensen_shannon = jensen_shannon.data();
     result.nll = nll.data();
     result.rank = rank.data();
     result.renyi = renyi.data();
@@ -140,13 +142,17 @@ void test_passes(Index n, Index V, Index d, const Options& o, const std::string&
         const std::string at = name + ", row " + std::to_string(i);
         const std::vector<double> q = softmax(z[i]), p = softmax(zr[i]);
         rows.push_back(q);
-        double h = 0, sum_half = 0, sum_two = 0, kl = 0, tv = 0, js = 0, low = 0, high = 0, support = 0;
+        double h = 0, sum_half = 0, sum_two = 0, sum_inverse = 0, least = 1, mixed = 0, kl = 0, tv = 0, js = 0, low = 0,
+               high = 0, support = 0;
         for (std::size_t w = 0; w < vocabulary; ++w) {
             exact_mean[w] += q[w] / static_cast<double>(n);
             support += q[w] > 0;
             h -= q[w] > 0 ? q[w] * std::log(q[w]) : 0;
             sum_half += std::sqrt(q[w]);
             sum_two += q[w] * q[w];
+            sum_inverse += q[w] > 0 ? 1 / q[w] : 0;
+            least = q[w] > 0 ? std::min(least, q[w]) : least;
+            mixed += q[w] * (1 + q[w]) * std::log1p(q[w]) - (q[w] > 0 ? q[w] * q[w] * std::log(q[w]) : 0);
             const double m = (p[w] + q[w]) / 2;
             kl += p[w] > 0 ? p[w] * std::log(p[w] / q[w]) : 0;
             tv += std::abs(p[w] - q[w]) / 2;
@@ -158,8 +164,11 @@ void test_passes(Index n, Index V, Index d, const Options& o, const std::string&
         const double log_z = top - std::log(*std::max_element(q.begin(), q.end()));
         check_near(log_normalizer[i], log_z, std::abs(log_z), at + " log Z");
         check_near(entropy[i], h, h, at + " entropy");
-        check_near(renyi[2 * i], 2 * std::log(sum_half), 5, at + " Renyi 1/2");
-        check_near(renyi[2 * i + 1], -std::log(sum_two), 5, at + " Renyi 2");
+        check_near(renyi[4 * i], 2 * std::log(sum_half), 5, at + " Renyi 1/2");
+        check_near(renyi[4 * i + 1], -std::log(sum_two), 5, at + " Renyi 2");
+        check_near(renyi[4 * i + 2], std::log(sum_inverse) / 2, 5, at + " Renyi -1");
+        check_near(renyi[4 * i + 3], -std::log(least), 5, at + " Renyi -infinity");
+        check_near(jensen_shannon[i], std::log(2) - mixed / 2, 0, at + " Jensen-Shannon");
         const double exact[] = {kl, tv, js, std::log(low), std::log(high)};
         for (std::size_t j = 0; j < 5; ++j)
             check_near(divergences[5 * i + j], exact[j], 5 + std::abs(exact[j]),

@@ -12,6 +12,7 @@ def softmax_stats(
     head: Head,
     targets: IntArray | None,
     orders: list[float],
+    jensen_shannon: bool,
     top_k: int,
     token_ids: IntArray | None,
     reference: tuple[ModelArray, Head] | None,
@@ -37,6 +38,9 @@ def panel_product(
     progress: Progress | None,
 ) -> tuple[FloatArray | None, FloatArray | None]: ...
 def first_non_finite(array: ModelArray) -> tuple[int, int] | None: ...
+
+jensen_shannon_series: list[float]
+
 def vector_exp(x: SinglePrecisionArray) -> SinglePrecisionArray: ...
 def vector_expm1(x: SinglePrecisionArray) -> SinglePrecisionArray: ...
 def vector_expm1_minus(x: SinglePrecisionArray) -> SinglePrecisionArray: ...
