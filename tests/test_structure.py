@@ -149,7 +149,12 @@ def test_model_libraries_stay_where_they_belong(module: str) -> None:
         assert not found - LATE_LIBRARIES.get(module, set())
 
 
-INCLUDES = {"base": {"base"}, "softmax": {"base", "softmax"}, "bind": {"base", "softmax", "bind"}}
+INCLUDES = {
+    "base": {"base"},
+    "finite": {"base", "finite"},
+    "softmax": {"base", "softmax"},
+    "bind": {"base", "finite", "softmax", "bind"},
+}
 SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".hpp", ".cpp"))
 
 

@@ -8,11 +8,14 @@
 #include <chrono>
 #include <condition_variable>
 #include <exception>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 namespace markovlm {
+
+using Watch = std::function<void(Index rows_done)>;  // called from the calling thread; may throw to stop the pass
 
 // Asked by long bodies between tiles, so that an interrupt is obeyed in milliseconds.
 class StopToken {

@@ -1,4 +1,5 @@
 #include "bind/arrays.hpp"
+#include "bind/passes.hpp"
 #include "bind/register.hpp"
 #include "softmax/block.hpp"
 #include "softmax/jensen_shannon_sums.hpp"
@@ -23,22 +24,6 @@ Head make_head(const HeadArguments& given) {
     const auto& [weight, bias, scale, softcap, temperature] = given;
     const auto view = float_matrix(weight);
     return {view, vector(bias, view.rows()), scale, softcap, temperature};
-}
-
-// Runs `pass(watch)` without the GIL. The watch takes it back to see signals (Ctrl-C) and to report progress.
-template <class Pass>
-void run_interruptible(Index total, const py::object& progress, Pass&& pass) {
-    const Watch watch = [&](Index done) {
-        const py::gil_scoped_acquire gil;
-        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-        if (!progress.is_none()) progress(done, total);
-    };
-    const py::gil_scoped_release no_gil;
-    pass(watch);
-}
-
-void require(bool condition, const char* what) {
-    if (!condition) throw std::invalid_argument(what);
 }
 
 Divergence::Kind divergence_kind(const std::string& name) {

@@ -21,5 +21,6 @@ PYBIND11_MODULE(MARKOVLM_MODULE, module) {
         );
         return info;
     });
+    markovlm::bind::register_finite(module);
     markovlm::bind::register_softmax(module);
 }

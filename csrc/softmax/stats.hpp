@@ -1,14 +1,12 @@
 // One pass over softmax(H W^T): every number that a row's logits give, without keeping the logits.
 #pragma once
 
+#include "base/parallel.hpp"
 #include "softmax/divergence.hpp"
 
-#include <functional>
 #include <vector>
 
 namespace markovlm {
-
-using Watch = std::function<void(Index rows_done)>;  // called from the calling thread; may throw to stop the pass
 
 // Rows come in groups of equal size, one after another: several readouts of the same contexts. Without a reference
 // there is one group of n contexts; with a reference of m rows there are n / m groups, and row i of each group is

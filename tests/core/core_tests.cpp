@@ -3,11 +3,14 @@
 // holds them to, with derived bounds.
 #include "base/cpu_level.hpp"
 #include "base/parallel.hpp"
+#include "finite/ordered_output.hpp"
+#include "finite/sparse_product.hpp"
 #include "softmax/panel.hpp"
 #include "softmax/stats.hpp"
 
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -265,6 +268,113 @@ void test_loop() {
     }
 }
 
+// Nothing is expected, so that it grows while other threads copy.
+void test_ordered_output(Index blocks, int threads) {
+    const auto length = [](Index block) { return block * 37 % 501; };
+    OrderedOutput<std::int32_t> output;
+    std::vector<Index> first(static_cast<std::size_t>(blocks));
+    parallel_blocks(
+        blocks, threads,
+        [&](Index block, int, const StopToken& stop) {
+            const std::vector<std::int32_t> columns(static_cast<std::size_t>(length(block)),
+                                                    static_cast<std::int32_t>(block));
+            const std::vector<double> values(columns.begin(), columns.end());
+            first[static_cast<std::size_t>(block)] =
+                output.append(block, columns.data(), values.data(), length(block), stop);
+        },
+        [](Index) {});
+    const Index size = output.size();
+    const auto columns = output.columns();
+    const auto values = output.values();
+    Index at = 0;
+    bool same = true;
+    for (Index block = 0; block < blocks; ++block) {
+        same = same && first[static_cast<std::size_t>(block)] == at;
+        for (const Index end = at + length(block); same && at < end; ++at)
+            same = columns.data()[at] == block && values.data()[at] == static_cast<double>(block);
+    }
+    check(same && at == size, "blocks come in their order, with " + std::to_string(threads) + " threads");
+}
+
+struct Sparse {
+    std::vector<std::int32_t> offsets{0}, columns;
+    std::vector<double> values;
+
+    Sparse(Index rows, Index cols, Index per_row) {
+        for (Index i = 0; i < rows; ++i) {
+            std::vector<Index> row;
+            const Index length = std::min<Index>(cols, static_cast<Index>(generator()) % (per_row + 1));
+            const Index first = static_cast<Index>(generator()) % (cols - length + 1);
+            for (Index q = 0; q < length; ++q)
+                row.push_back(i % 3 == 0 ? first + q : static_cast<Index>(generator()) % cols);
+            std::sort(row.begin(), row.end());
+            row.erase(std::unique(row.begin(), row.end()), row.end());
+            columns.insert(columns.end(), row.begin(), row.end());
+            offsets.push_back(static_cast<std::int32_t>(columns.size()));
+        }
+        for (std::size_t p = 0; p < columns.size(); ++p)
+            values.push_back(static_cast<double>(static_cast<int>(generator() % 7) - 3));  // their sums are exact
+    }
+    SparseView<std::int32_t> view() const {
+        return {offsets.data(), columns.data(), values.data(), static_cast<Index>(offsets.size()) - 1};
+    }
+};
+
+void test_sparse_product(Index rows, Index middle, Index cols, Index per_row) {
+    const std::string name = "sparse " + std::to_string(rows) + " " + std::to_string(middle) + " " +
+                             std::to_string(cols) + " " + std::to_string(per_row);
+    const Sparse a(rows, middle, per_row), b(middle, cols, per_row);
+    std::vector<std::map<Index, double>> exact(static_cast<std::size_t>(rows));
+    std::size_t entries = 0;
+    for (std::size_t i = 0; i < exact.size(); ++i) {
+        for (auto p = static_cast<std::size_t>(a.offsets[i]); p < static_cast<std::size_t>(a.offsets[i + 1]); ++p) {
+            const auto row = static_cast<std::size_t>(a.columns[p]);
+            for (auto q = static_cast<std::size_t>(b.offsets[row]); q < static_cast<std::size_t>(b.offsets[row + 1]);
+                 ++q)
+                exact[i][b.columns[q]] += a.values[p] * b.values[q];
+        }
+        std::erase_if(exact[i], [](const auto& sum) { return sum.second == 0; });
+        entries += exact[i].size();
+    }
+    for (int threads : {1, 2, 5})
+        for (Index largest_narrow : {kLargestNarrow, Index{0}}) {
+            const SparseResult result = sparse_product(a.view(), b.view(), cols, threads, [](Index) {}, largest_narrow);
+            check(result.index() == (largest_narrow == 0), name + " index type");
+            std::visit(
+                [&](const auto& got) {
+                    bool same = got.entries() == static_cast<Index>(entries);
+                    for (std::size_t i = 0, p = 0; same && i < exact.size(); ++i) {
+                        same = got.offsets.data()[i] == static_cast<Index>(p);
+                        for (const auto& [column, sum] : exact[i]) {
+                            same = same && got.columns.data()[p] == column && got.values.data()[p] == sum;
+                            ++p;
+                        }
+                    }
+                    check(same, name);
+                },
+                result);
+        }
+}
+
+void test_sparse_products(bool thorough) {
+    for (int threads : {1, 2, 5}) test_ordered_output(3000, threads);
+    for (Index cols : {Index{1}, Index{63}, Index{64}, Index{65}, Index{300}, Index{5000}, kLargestNarrow})
+        for (Index per_row : {1, 5, 60})
+            for (Index rows : {0, 1, 40}) test_sparse_product(rows, 30, cols, per_row);
+    const Index many = thorough ? 6000 : 600;
+    test_sparse_product(many, many, many, 4);
+    test_sparse_product(many, 300, 300, 100);
+    test_sparse_product(many, 300, kLargestNarrow, 20);
+    const Sparse a(many, 300, 100), b(300, 300, 100);
+    std::string caught;
+    try {
+        sparse_product(a.view(), b.view(), 300, 2, [](Index) { throw std::runtime_error("watch"); });
+    } catch (const std::runtime_error& error) {
+        caught = error.what();
+    }
+    check(caught == "watch", "an exception of the watch stops a sparse product");
+}
+
 template <class T>
 void test_type(const char* type, bool thorough) {
     const std::vector<Index> tails =
@@ -296,6 +406,7 @@ int main(int argc, char** argv) {
     runnable_builds();  // asks for the tile registers
     const bool thorough = argc < 2 || std::strcmp(argv[1], "quick") != 0;
     test_loop();
+    test_sparse_products(thorough);
     test_type<float>("float32", thorough);
     test_type<BFloat16>("bfloat16", thorough);
     std::printf("%d checks, %d failures, vectors of %d floats\n", checks, failures, kWidth);

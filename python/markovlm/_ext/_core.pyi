@@ -2,9 +2,13 @@
 
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..typing import FloatArray, IntArray, ModelArray, Progress, SinglePrecisionArray
 
 Head: TypeAlias = tuple[ModelArray, SinglePrecisionArray | None, float, float, float]
+Indices: TypeAlias = NDArray[np.int32] | NDArray[np.int64]
 
 def build_info() -> dict[str, Any]: ...
 def softmax_stats(
@@ -37,6 +41,17 @@ def panel_product(
     num_threads: int,
     progress: Progress | None,
 ) -> tuple[FloatArray | None, FloatArray | None]: ...
+def sparse_product(
+    a_indptr: Indices,
+    a_indices: Indices,
+    a_data: FloatArray,
+    b_indptr: Indices,
+    b_indices: Indices,
+    b_data: FloatArray,
+    columns: int,
+    num_threads: int,
+    progress: Progress | None,
+) -> tuple[Indices, Indices, FloatArray]: ...
 def first_non_finite(array: ModelArray) -> tuple[int, int] | None: ...
 
 jensen_shannon_series: list[float]
