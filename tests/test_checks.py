@@ -107,7 +107,7 @@ WRONG_SHAPES: dict[str, Callable[[], object]] = {
     r"Y: expected 3 rows, one per n of the kernel, got shape \(4, 1\)": lambda: adjoint_product(P, np.ones((4, 1))),
     r"X: expected 2 axes \(V, b\), got shape \(4,\)": lambda: normal_product(P, np.ones(4)),
     r"log_normalizer: expected shape \(3,\), .* got \(2,\)": lambda: panel_product(P, W, log_normalizer=[0.0, 0.0]),
-    r"Q: expected 3 rows, as P has, got 2": lambda: divergence(P, P[:2], KL()),
+    r"Q: domain: expected sets of one size, got 3 elements on the left": lambda: divergence(P, P[:2], KL()),
     r"weights: expected shape \(3,\), .* got \(4,\)": lambda: mean(P, [1] * 4),
     r"P: expected at least one context": lambda: mean(P[:0]),
 }

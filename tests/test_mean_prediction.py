@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import markovlm as mk
 import reference
 from markovlm import SoftmaxKernel, mean_prediction, softmax_stats
-from markovlm._nll import entropy_of
 from markovlm.errors import ShapeError
 from reference import Bounds, Case, assert_within, cases
 
@@ -47,7 +47,7 @@ def test_information_lies_between_zero_and_log_n(case: Case) -> None:
     p, entropy = mean_prediction(P), softmax_stats(P).entropy
     # dH = -sum dp (log p + 1), and log p >= -|z| - log V - ... is bounded by the largest gap
     slack = float((bounds.mean_prediction() * (1 + np.abs(np.log(np.maximum(p, TINY))))).sum() + bounds.entropy.mean())
-    information = entropy_of(p) - entropy.mean()
+    information = mk.KL().entropy(p) - entropy.mean()
     assert -slack <= information <= np.log(n) + slack
 
 

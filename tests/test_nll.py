@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import markovlm as mk
 import reference
 from markovlm import IGNORED_TARGET, Features, nll
 from markovlm._bootstrap import bootstrap_mean
-from markovlm._nll import entropy_of, token_columns
+from markovlm._nll import token_columns
 from markovlm.typing import IntArray
 from reference import Bounds, assert_within
 
@@ -57,8 +58,8 @@ def test_against_explicit_distributions(options: dict[str, Any]) -> None:
     assert list(result.renyi) == [0.5, 2.0]
     mean = reference.mean_prediction(z)
     slack_of_mean = float((bounds.mean_prediction() * (1 + np.abs(np.log(mean)))).sum())
-    information = entropy_of(mean) - entropy.mean()
-    assert abs(result.entropy_of_mean - entropy_of(mean)) <= slack_of_mean
+    information = mk.KL().entropy(mean) - entropy.mean()
+    assert abs(result.entropy_of_mean - mk.KL().entropy(mean)) <= slack_of_mean
     assert abs(result.information - information) <= slack_of_mean + bounds.entropy.max()
     assert result.stats.top_ids is not None
     assert result.stats.top_ids.shape == (150, 3)
@@ -145,5 +146,5 @@ def test_progress_rises_to_n() -> None:
 
 
 def test_entropy_of_a_vector() -> None:
-    assert entropy_of(np.array([0.5, 0.0, 0.5])) == pytest.approx(np.log(2), rel=4 * np.finfo(float).eps)
-    assert entropy_of(np.array([1.0, 0.0])) == 0
+    assert mk.KL().entropy(np.array([0.5, 0.0, 0.5])) == pytest.approx(np.log(2), rel=4 * np.finfo(float).eps)
+    assert mk.KL().entropy(np.array([1.0, 0.0])) == 0

@@ -30,10 +30,17 @@ LAYERS = (
     {"errors", "typing"},
     {"_ext", "_store", "_sample_text"},
     {"_checks", "_bootstrap"},
-    {"_divergences"},
-    {"_softmax"},
-    {"_features", "_panels"},
-    {"_nll"},
+    {"_axes", "_formulas", "_rows"},
+    {"_show"},
+    {"_divergences", "_products"},
+    {"_chain", "_f_divergence"},
+    {"_disintegration"},
+    {"_kernels"},
+    {"_constructors", "_softmax"},
+    {"_features", "_panels", "_rowwise"},
+    {"_channels", "_coherence", "_information", "_softmax_products"},
+    {"_auditor"},
+    {"_audit", "_nll"},
     {"_layers"},
     {"_profile"},
     {"_report"},
@@ -183,7 +190,7 @@ def modules() -> list[str]:
 def test_examples_in_docstrings_run(name: str) -> None:
     module = importlib.import_module(name)
     found = [test for test in doctest.DocTestFinder(exclude_empty=True).find(module) if test.examples]
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS, verbose=False)
     report: list[str] = []
     for test in found:
         runner.run(test, out=report.append)

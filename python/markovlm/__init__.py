@@ -5,15 +5,44 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from . import errors, typing
+from . import (
+    _softmax_products,  # noqa: F401  registers products
+    errors,
+    typing,
+)
+from ._audit import Audit, Check, audit
+from ._axes import Axis
 from ._bootstrap import Estimate
-from ._divergences import KL, ChiSquared, JensenShannon, Renyi, SquaredHellinger, TotalVariation
+from ._channels import Capacity, Garbling, channel_capacity, garbling
+from ._coherence import Coherence, temporal_coherence
+from ._constructors import coarse_grain, copy, deterministic, discard, identity, state, swap, uniform
+from ._divergences import KL, ChiSquared, Divergence, JensenShannon, Renyi, SquaredHellinger, TotalVariation
 from ._ext import build_info
+from ._f_divergence import FDivergence
 from ._features import IGNORED_TARGET, Features
+from ._information import (
+    conditional_mutual_information,
+    joint,
+    mutual_information,
+    representation_divergence,
+    state_prediction_information,
+)
+from ._kernels import Kernel
 from ._nll import NLL, nll
 from ._panels import adjoint_product, normal_product, panel_product, prototypes
 from ._profile import LayerCurves, Profile, TokenTable, profile
-from ._softmax import SoftmaxKernel, SoftmaxStats, divergence, mean_prediction, softmax_stats
+from ._rowwise import (
+    almost_surely_equal,
+    average_categorical_entropy,
+    average_divergence,
+    categorical_entropies,
+    categorical_entropy,
+    divergence,
+    divergences,
+    supremum_categorical_entropy,
+    supremum_divergence,
+)
+from ._softmax import SoftmaxKernel, SoftmaxStats, mean_prediction, softmax_stats
 
 if TYPE_CHECKING:
     from ._extract import Head, extract
@@ -27,11 +56,20 @@ __all__ = [
     "IGNORED_TARGET",
     "KL",
     "NLL",
+    "Audit",
+    "Axis",
+    "Capacity",
+    "Check",
     "ChiSquared",
+    "Coherence",
+    "Divergence",
     "Estimate",
+    "FDivergence",
     "Features",
+    "Garbling",
     "Head",
     "JensenShannon",
+    "Kernel",
     "LayerCurves",
     "Profile",
     "Renyi",
@@ -42,28 +80,55 @@ __all__ = [
     "TotalVariation",
     "__version__",
     "adjoint_product",
+    "almost_surely_equal",
+    "audit",
+    "average_categorical_entropy",
+    "average_divergence",
     "build_info",
+    "categorical_entropies",
+    "categorical_entropy",
+    "channel_capacity",
+    "coarse_grain",
+    "conditional_mutual_information",
+    "copy",
+    "deterministic",
+    "discard",
     "divergence",
+    "divergences",
     "errors",
     "extract",
+    "garbling",
+    "identity",
+    "joint",
     "mean_prediction",
+    "mutual_information",
     "nll",
     "normal_product",
     "panel_product",
     "profile",
     "prototypes",
+    "representation_divergence",
     "softmax_stats",
+    "state",
+    "state_prediction_information",
+    "supremum_categorical_entropy",
+    "supremum_divergence",
+    "swap",
+    "temporal_coherence",
     "typing",
+    "uniform",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Extraction is what needs torch; importing its module only when it is used keeps `import markovlm` light.
-    if name in ("extract", "Head"):
-        from . import _extract
+if not TYPE_CHECKING:  # which knows them by the imports above, and would take any other name for one
 
-        return getattr(_extract, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        # Extraction is what needs torch; importing its module only when it is used keeps `import markovlm` light.
+        if name in ("extract", "Head"):
+            from . import _extract
+
+            return getattr(_extract, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

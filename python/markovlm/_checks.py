@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from ._ext import core
-from .errors import DTypeError, ShapeError, ValueRangeError
+from .errors import DTypeError, NotStochasticError, ShapeError, ValueRangeError
 from .typing import ArrayInput, FloatArray, IntArray, ModelArray, SinglePrecisionArray
 
 
@@ -192,6 +193,102 @@ def row_weights(value: ArrayInput, n: int) -> FloatArray:
         raise ValueRangeError("weights: expected at least one positive value, got none")
     relative: FloatArray = array / largest  # first, because the sum might overflow
     return relative / float(relative.sum())
+
+
+def _row_sum_tolerance(dtype: np.dtype[Any], length: int) -> float:
+    """How far rounding may take a sum of probabilities from 1: that of each entry to its type, of which half a unit is
+    left on average, and that of the sum which they were divided by, made in float32 or better and in any order.
+    """
+    wide = np.finfo(np.float64 if dtype == np.float64 else np.float32).eps
+    if dtype.name in ("float64", "float32"):
+        return float(wide * (64 + 4 * np.sqrt(length)))
+    import ml_dtypes
+
+    narrow = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    return float(narrow.eps + wide * (64 + 4 * np.sqrt(length)) + length * float(narrow.smallest_subnormal) / 2)
+
+
+def _require_stochastic(
+    name: str,
+    entries: FloatArray,
+    totals: FloatArray,
+    dtype: np.dtype[Any],
+    length: int,
+    place: Callable[[int], str],
+    rows: bool = True,
+) -> float:
+    """Rounding of the entries; an error names an entry that no probability is, or the row that is farthest from 1."""
+    bad = np.flatnonzero(~(np.isfinite(entries) & (entries >= 0)).reshape(-1))
+    if bad.size:
+        raise NotStochasticError(
+            f"{name}: expected probabilities, got {entries.reshape(-1)[bad[0]]} at {place(int(bad[0]))}; drop or "
+            "repair rows with negative, NaN or infinite entries"
+        )
+    off = np.abs(totals - 1.0)
+    worst = int(np.argmax(off)) if off.size else 0
+    if dtype == np.float64 and off.size and off[worst] > _row_sum_tolerance(dtype, length):
+        dtype = np.dtype(np.float32)  # float64 by conversion, or made by a pass over a softmax kernel
+    tolerance = _row_sum_tolerance(dtype, length)
+    if off.size and off[worst] > tolerance:
+        which = f"row {worst} sums" if rows else "they sum"
+        raise NotStochasticError(
+            f"{name}: expected probabilities that sum to 1 within {tolerance:.1e}, but {which} to {totals[worst]:.9g}; "
+            "if these are counts or weights, divide by the sum"
+        )
+    return float(np.finfo(dtype).eps if dtype.name != "bfloat16" else 2.0**-7)
+
+
+def stochastic(name: str, value: ArrayInput, ndim: int = 2) -> tuple[FloatArray, float]:
+    """Probability vectors as float64, and the rounding of the type that they came in."""
+    array = _as_numpy(name, value)
+    if array.dtype.kind not in "iub" and not _is_floating(array):
+        raise DTypeError(f"{name}: expected real numbers, got {array.dtype}")
+    if ndim == 2 and array.ndim == 1:
+        raise ShapeError(f"{name}: expected 2 axes (n, m), got shape {array.shape}; a single law is mk.state(p)")
+    _require_ndim(name, array, ndim, "(n, m)" if ndim == 2 else "(m,)")
+    dtype = array.dtype if _is_floating(array) else np.dtype(np.float64)
+    if dtype.itemsize > 8:  # long double is rounded
+        dtype = np.dtype(np.float64)
+    rows = np.array(array, dtype=np.float64, order="C", ndmin=2)
+    m = rows.shape[1]
+
+    def place(i: int) -> str:
+        return f"row {i // m}, column {i % m}" if ndim == 2 else f"element {i}"
+
+    eps = _require_stochastic(name, rows, rows.sum(axis=1), dtype.newbyteorder("="), m, place, ndim == 2)
+    return (rows if ndim == 2 else rows[0]), eps
+
+
+def stochastic_sparse(name: str, value: Any) -> tuple[sparse.csr_array, float]:
+    """Likewise a SciPy sparse matrix, by rows, with positive entries alone, sorted, each once."""
+    if value.ndim != 2:
+        raise ShapeError(f"{name}: expected 2 axes (n, m), got shape {value.shape}")
+    if value.dtype.kind not in "iubf":
+        raise DTypeError(f"{name}: expected real numbers, got {value.dtype}")
+    dtype = value.dtype if value.dtype.kind == "f" and value.dtype.itemsize <= 8 else np.dtype(np.float64)
+    csr = sparse.csr_array(value, dtype=np.float64, copy=True)
+    csr.sum_duplicates()
+
+    def place(i: int) -> str:
+        return f"row {int(np.searchsorted(csr.indptr, i, side='right')) - 1}, column {csr.indices[i]}"
+
+    totals = np.asarray(csr.sum(axis=1)).reshape(-1)
+    eps = _require_stochastic(name, csr.data, totals, dtype.newbyteorder("="), csr.shape[1], place)
+    csr.eliminate_zeros()
+    return csr, eps
+
+
+def function_index(name: str, value: ArrayInput, size: int | None) -> IntArray:
+    """(n,) int64 in [0, size)."""
+    index = integers(name, value)
+    _require_ndim(name, index, 1, "(n,)")
+    if size is not None:
+        size = count("size", size, 0, 2**62)
+    bad = np.flatnonzero((index < 0) | (index >= (np.iinfo(np.int64).max if size is None else size)))
+    if bad.size:
+        limit = "" if size is None else f" and < {size}"
+        raise ValueRangeError(f"{name}: expected numbers >= 0{limit}, got {index[bad[0]]} at index {bad[0]}")
+    return index
 
 
 def log_normalizers(value: ArrayInput, n: int) -> FloatArray:

@@ -145,7 +145,16 @@ class Features:
         """
         from ._softmax import SoftmaxKernel  # the compiled core; Features can be saved and loaded without it
 
-        return SoftmaxKernel(self._states(layer), self.head, bias=self.bias, scale=self.scale, softcap=self.softcap)
+        states = self._states(layer)
+        return SoftmaxKernel(
+            states,
+            self.head,
+            bias=self.bias,
+            scale=self.scale,
+            softcap=self.softcap,
+            domain={"context": len(states)},
+            codomain={"token": self.vocabulary_size},
+        )
 
     def _states(self, layer: int) -> SinglePrecisionArray:
         number = layer + self.num_layers + 1 if layer < 0 else layer

@@ -11,7 +11,7 @@ from . import _checks
 from ._bootstrap import bootstrap_mean
 from ._divergences import KL
 from ._features import IGNORED_TARGET, Features
-from ._nll import entropy_of, token_columns
+from ._nll import token_columns
 from ._softmax import SoftmaxKernel, SoftmaxStats, softmax_stats
 from .errors import ValueRangeError
 from .typing import FloatArray, IntArray, Progress
@@ -99,7 +99,7 @@ def layer_curves(
         ]
     ).reshape(num_readouts, m, -1)
     means = [*others.mean, last.mean]
-    information = [max(0.0, entropy_of(p) - rows[:, 1].mean()) for p, rows in zip(means, columns, strict=True)]
+    information = [max(0.0, float(KL().entropy(p)) - rows[:, 1].mean()) for p, rows in zip(means, columns, strict=True)]
     estimates = [bootstrap_mean(rows[known], groups[known], level=level, seed=seed) for rows in columns]
     value = np.array([[e.value for e in row] for row in estimates])
     interval = np.array([[e.interval for e in row] for row in estimates])

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._bootstrap import Estimate, bootstrap_mean
+from ._divergences import KL
 from ._features import IGNORED_TARGET, Features
 from ._softmax import SoftmaxStats, softmax_stats
 from .typing import FloatArray, Progress
 
-__all__ = ["NLL", "entropy_of", "nll", "token_columns"]
+__all__ = ["NLL", "nll", "token_columns"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,7 +95,7 @@ def nll(
         progress=progress,
     )
     assert stats.mean is not None  # for the type checker: it was asked for
-    entropy_of_mean = entropy_of(stats.mean)
+    entropy_of_mean = float(KL().entropy(stats.mean))
     columns = token_columns(stats, *stats.renyi.values())
     known = features.targets != IGNORED_TARGET
     estimates = bootstrap_mean(columns[known], features.sequence_ids[known], level=level, seed=seed)
@@ -109,12 +110,6 @@ def nll(
         entropy_of_mean=entropy_of_mean,
         stats=stats,
     )
-
-
-def entropy_of(p: FloatArray) -> float:
-    """Shannon entropy of one probability vector, in nats; zeros contribute nothing."""
-    positive = p[p > 0]
-    return float(-(positive * np.log(positive)).sum())
 
 
 def token_columns(stats: SoftmaxStats, *more: FloatArray) -> FloatArray:

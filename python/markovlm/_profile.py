@@ -228,6 +228,7 @@ def profile(
     >>> mk.profile(features).num_sequences
     4
     """
+    orders = _checks.renyi_orders("orders", orders, low=0.0)  # of which the report has an axis
     started = time.perf_counter()
     n = features.hidden.shape[0]
     layer_rows = min(layer_rows, 0 if features.layer_rows is None else len(features.layer_rows))

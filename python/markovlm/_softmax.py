@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import _checks
-from ._divergences import Divergence, as_divergence
+from ._axes import as_space
+from ._divergences import Divergence, Request, as_divergence
 from ._ext import core
-from .errors import DTypeError, ShapeError, ValueRangeError
+from ._kernels import Kernel, SpaceInput
+from ._rows import SINGLE, Rows
+from .errors import ShapeError, ValueRangeError
 from .typing import ArrayInput, FloatArray, IntArray, ModelArray, Progress, SinglePrecisionArray
 
-__all__ = ["SoftmaxKernel", "SoftmaxStats", "divergence", "mean_prediction", "softmax_stats"]
+__all__ = ["SoftmaxKernel", "SoftmaxRows", "SoftmaxStats", "mean_prediction", "softmax_of", "softmax_stats"]
 
 
-class SoftmaxKernel:
+class SoftmaxKernel(Kernel):
     r"""The Markov kernel from ``n`` contexts to ``V`` tokens that a head gives: row ``x`` is ``softmax(z(h_x))``.
 
     .. math:: z(h) = \begin{cases} \mathrm{scale} \cdot (W h + b) / T \\
@@ -33,6 +36,8 @@ class SoftmaxKernel:
         Added to ``W h``; ``-inf`` removes a token, also under soft-capping.
     temperature, scale : float in [1e-18, 1e18]
     softcap : float in [1e-18, 1e18], optional
+    domain, codomain : optional
+        Names or labels of contexts and tokens, as in `Kernel`.
 
     Raises
     ------
@@ -65,6 +70,9 @@ class SoftmaxKernel:
         temperature: float = 1.0,
         scale: float = 1.0,
         softcap: float | None = None,
+        *,
+        domain: SpaceInput | None = None,
+        codomain: SpaceInput | None = None,
     ) -> None:
         self.hidden: ModelArray = _checks.model_matrix("hidden", hidden, "(n, d)")
         self.head: ModelArray = _checks.model_matrix("head", head, "(V, d)")
@@ -79,11 +87,18 @@ class SoftmaxKernel:
         self.temperature: float = _checks.positive("temperature", temperature)
         self.scale: float = _checks.positive("scale", scale)
         self.softcap: float = _checks.positive("softcap", softcap, optional=True)  # 0: none
+        self.domain = as_space("domain", domain, self.hidden.shape[0])
+        self.codomain = as_space("codomain", codomain, self.head.shape[0])
+        self._origins = (None,) * len(self.codomain)
 
     @property
     def shape(self) -> tuple[int, int]:
         """``(n, V)``."""
         return self.hidden.shape[0], self.head.shape[0]
+
+    @property
+    def _parts(self) -> tuple[Rows, ...]:  # type: ignore[override]
+        return (SoftmaxRows(self),)
 
     def __repr__(self) -> str:
         n, vocabulary = self.shape
@@ -95,13 +110,13 @@ class SoftmaxKernel:
 
     def __getitem__(self, rows: slice | IntArray | Sequence[int]) -> SoftmaxKernel:
         """The kernel on some of the contexts, with the same head."""
-        if isinstance(rows, (int, np.integer)):
-            raise DTypeError(f"rows: expected a slice or an index array, got {rows!r}; write P[{rows}:{rows} + 1]")
+        self._require_rows(rows)
         part = object.__new__(SoftmaxKernel)
         for name in self.__slots__:
             setattr(part, name, getattr(self, name))
         part.hidden = self.hidden[rows]
         _checks._require_ndim("rows", part.hidden, 2, "after indexing (n, d)")
+        part.domain, part.codomain, part._origins = self._domain_of(rows), self.codomain, self._origins
         return part
 
     def logits(self) -> FloatArray:
@@ -117,6 +132,41 @@ class SoftmaxKernel:
 
     def _head_arguments(self) -> tuple[ModelArray, SinglePrecisionArray | None, float, float, float]:
         return self.head, self.bias, self.scale, self.softcap, self.temperature
+
+
+@dataclass(frozen=True, eq=False)
+class SoftmaxRows(Rows):
+    """The representation of a softmax kernel: its entries exist while a block of rows is looked at."""
+
+    kind = "softmax"
+    eps = SINGLE  # of what passes give
+    kernel: SoftmaxKernel
+
+    @property
+    def shape(self) -> tuple[int, int]:  # type: ignore[override]
+        return self.kernel.shape
+
+    @property
+    def width(self) -> int:
+        """What an entry costs to make."""
+        return int(self.kernel.hidden.shape[1])
+
+    @property
+    def per_row(self) -> float:
+        return float(self.shape[1])
+
+    def take(self, index: IntArray) -> SoftmaxRows:
+        return SoftmaxRows(self.kernel[index])
+
+    def part(self, rows: slice) -> SoftmaxRows:
+        return SoftmaxRows(self.kernel[rows])
+
+    def dense(self) -> FloatArray:
+        z = self.kernel.logits()
+        z -= z.max(axis=1, keepdims=True)
+        np.exp(z, out=z)
+        z /= z.sum(axis=1, keepdims=True)
+        return z
 
 
 @dataclass(frozen=True, repr=False)
@@ -248,6 +298,7 @@ def softmax_stats(
     n, vocabulary = P.shape
     order_list = _checks.renyi_orders("orders", orders, -np.inf)
     wanted = [as_divergence(D) for D in divergences]
+    requests = [_request_of(D) for D in wanted]
     if reference is None and wanted:
         raise ValueRangeError("reference: divergences are from a reference, and none was given; pass reference=")
     if reference is not None:
@@ -268,7 +319,7 @@ def softmax_stats(
         _checks.count("top_k", top_k, 0, vocabulary),
         None if token_ids is None else _checks.chosen_ids(token_ids, n, vocabulary),
         None if reference is None else (reference.hidden, reference._head_arguments()),
-        [D._request() for D in wanted],
+        requests,
         mean,
         None if weights is None else _checks.row_weights(weights, contexts),
         _checks.memory(max_memory),
@@ -299,6 +350,19 @@ def softmax_stats(
         divergences={D: D._value(np.ascontiguousarray(found[:, i])) for i, D in enumerate(wanted)},
         **result,
     )
+
+
+def softmax_of(k: Kernel) -> SoftmaxKernel | None:
+    """The softmax kernel that a kernel is, if it is one: passes can be made over it."""
+    rows = k._rows
+    return rows.kernel if isinstance(rows, SoftmaxRows) else None
+
+
+def _request_of(D: Divergence) -> Request:
+    request = D._request()
+    if request is None:
+        raise ValueRangeError(f"divergences: {D} has no fused pass; mk.divergence(P, Q, D) forms blocks of rows for it")
+    return request
 
 
 def mean_prediction(
@@ -341,62 +405,3 @@ def mean_prediction(
     ).mean
     assert found is not None  # for the type checker
     return found
-
-
-def divergence(
-    P: SoftmaxKernel,
-    Q: SoftmaxKernel,
-    D: Divergence,
-    *,
-    max_memory: int | None = None,
-    num_threads: int | None = None,
-    progress: Progress | None = None,
-) -> FloatArray:
-    r"""``D(P[i] ‖ Q[i])`` for each row of two softmax kernels over the same vocabulary, in one pass.
-
-    Layers, checkpoints, teacher and student, draft and target: the two may differ in states, head, width and type.
-
-    Parameters
-    ----------
-    P, Q : SoftmaxKernel of n contexts
-        Over the same ``V`` tokens.
-    D : divergence
-        ``mk.KL()``, ``mk.TotalVariation()``, ``mk.SquaredHellinger()``, ``mk.ChiSquared()``, ``mk.JensenShannon()`` or
-        ``mk.Renyi(alpha)``. For several in the same pass: ``softmax_stats(Q, reference=P, divergences=[...])``.
-    max_memory, num_threads, progress
-        As in `softmax_stats`.
-
-    Returns
-    -------
-    (n,) float64
-        In the unit and range of ``D``; infinite where its support condition fails.
-
-    Raises
-    ------
-    ShapeError, DTypeError, ValueRangeError
-
-    Notes
-    -----
-    ``4 n V d`` flops, working memory as in `softmax_stats`, no array of ``n × V``. Sums are of terms of one sign, such
-    as ``p (e^δ − 1 − δ)`` for KL with ``δ = log q/p``, so that a divergence is as exact as δ is. Where both kernels
-    have the very same head (the same memory), without soft-capping, differences of logits are products with the
-    difference of the states, exact to some 1e-6 of their size: KL keeps two digits and more down to 1e-10. (Where the
-    CPU multiplies bfloat16, this is done unless every row of ``Q`` is farther from that of ``P`` than 1/64 of its
-    length.) With two heads δ carries the rounding of both logits, η ≈ 1e-6 of theirs, and KL a floor of about η²/2.
-    Source: theory §2.
-
-    Examples
-    --------
-    >>> import numpy as np, markovlm as mk
-    >>> W = np.array([[0.0], [1.0]])
-    >>> P, Q = mk.SoftmaxKernel([[0.0]], W), mk.SoftmaxKernel([[np.log(3.0)]], W)  # (1/2, 1/2) and (1/4, 3/4)
-    >>> print(f"{mk.divergence(P, Q, mk.KL())[0]:.6f} {mk.divergence(P, Q, mk.TotalVariation())[0]:.6f}")
-    0.143841 0.250000
-    """
-    if P.shape[0] != Q.shape[0]:
-        raise ShapeError(f"Q: expected {P.shape[0]} rows, as P has, got {Q.shape[0]}")
-    D = as_divergence(D)
-    stats = softmax_stats(
-        Q, reference=P, divergences=[D], max_memory=max_memory, num_threads=num_threads, progress=progress
-    )
-    return stats.divergences[D]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "AuditError",
     "ConvergenceError",
     "DTypeError",
     "FileFormatError",
@@ -41,6 +42,10 @@ class ConvergenceError(MarkovLMError, RuntimeError):
     def __init__(self, message: str, partial: object = None) -> None:
         super().__init__(message)
         self.partial = partial
+
+
+class AuditError(MarkovLMError, AssertionError):
+    """Something that must hold of kernels does not; the message lists what, by how much, and where."""
 
 
 class MissingDependencyError(MarkovLMError, ImportError):
