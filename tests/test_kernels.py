@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 import markovlm as mk
 from kernel_cases import (
     MAKERS,
+    Maker,
     assert_kernel,
     assert_same,
     dense,
@@ -445,3 +448,12 @@ def test_what_is_improbable_does_not_become_impossible() -> None:
         assert np.abs(found / (some @ rows) - 1).max() <= rounding(P, results=40)  # logits here are up to 600
     tiny = mk.Kernel(np.stack([np.full(V, 1e-100), np.full(V, 1 - 1e-100)], axis=1))
     assert np.abs((P >> tiny).matrix[:, 0] / 1e-100 - 1).max() <= rounding(P)
+
+
+@pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.__name__)
+def test_kernels_can_be_pickled(maker: Maker) -> None:
+    k = maker(np.random.default_rng(0), 3, 4)
+    again = pickle.loads(pickle.dumps(k))
+    assert type(again) is type(k)
+    assert (again.domain, again.codomain) == (k.domain, k.codomain)
+    assert_same(again, k, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from .errors import ShapeError, ValueRangeError
 from .typing import ArrayInput, FloatArray, IntArray, ModelArray, Progress, SinglePrecisionArray
 
 __all__ = ["SoftmaxKernel", "SoftmaxRows", "SoftmaxStats", "mean_prediction", "softmax_of", "softmax_stats"]
+
+TOKENS_AT_A_TIME = 8192  # whose rows of the head are widened, where logits are formed
 
 
 class SoftmaxKernel(Kernel):
@@ -111,17 +114,26 @@ class SoftmaxKernel(Kernel):
     def __getitem__(self, rows: slice | IntArray | Sequence[int]) -> SoftmaxKernel:
         """The kernel on some of the contexts, with the same head."""
         self._require_rows(rows)
+        hidden = self.hidden[rows]
+        _checks._require_ndim("rows", hidden, 2, "after indexing (n, d)")
         part = object.__new__(SoftmaxKernel)
-        for name in self.__slots__:
-            setattr(part, name, getattr(self, name))
-        part.hidden = self.hidden[rows]
-        _checks._require_ndim("rows", part.hidden, 2, "after indexing (n, d)")
-        part.domain, part.codomain, part._origins = self._domain_of(rows), self.codomain, self._origins
+        part.__setstate__({**self.__getstate__(), "hidden": hidden, "domain": self._domain_of(rows)})
         return part
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in (*self.__slots__, "domain", "codomain", "_origins")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def logits(self) -> FloatArray:
         """The ``(n, V)`` logits in float64, formed: the plain definition, for few rows. Cost ``16 n V`` bytes."""
-        z = self.hidden.astype(np.float64) @ self.head.astype(np.float64).T
+        hidden = self.hidden.astype(np.float64)
+        z = np.empty(self.shape)
+        for first in range(0, z.shape[1], TOKENS_AT_A_TIME):
+            some = slice(first, first + TOKENS_AT_A_TIME)
+            z[:, some] = hidden @ self.head[some].astype(np.float64).T
         if self.bias is not None:
             z += self.bias
         z *= self.scale
