@@ -105,16 +105,15 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     mpl.rcParams.update({"svg.hashsalt": "markovlm", "svg.fonttype": "none"})
     lines = ["# What was measured", "", "Made by `python bench/summary.py` from what the commands below left.", ""]
-    for name in ORDER:
-        path = given.results / f"{name}.json"
-        if not path.exists():
-            continue
+    # also what was kept beside it under a longer name, such as scaling-d.json by --json
+    found_files = [(question, path) for question in ORDER for path in sorted(given.results.glob(f"{question}*.json"))]
+    for name, path in found_files:
         found = json.loads(path.read_text("utf8"))
         peaks = found["environment"]["peaks"]
         lines += [f"## `{found['command']}`", "", environment(found["environment"]), ""]
         if name == "scaling":
-            growth(found["cases"], peaks, given.out / "scaling.svg")
-            lines += ["![rates as sizes grow](scaling.svg)", ""]
+            growth(found["cases"], peaks, given.out / f"{path.stem}.svg")
+            lines += [f"![rates as sizes grow]({path.stem}.svg)", ""]
         for case_name, case in found["cases"].items():
             if name != "scaling":
                 bars(case, given.out / f"{name}-{case_name}.svg")
