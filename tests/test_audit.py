@@ -85,6 +85,13 @@ def test_claims_are_checked() -> None:
     assert failure.worst == pytest.approx(0.32)
 
 
+def test_a_chain_is_claimed_as_a_whole() -> None:
+    """Noise that is forgotten is no noise, though a stage has it."""
+    noise = mk.Kernel([[0.9, 0.1], [0.2, 0.8]])
+    assert mk.audit(noise >> mk.discard(2), deterministic=[0])
+    assert not mk.audit(noise >> noise, deterministic=[0])
+
+
 def test_each_check_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an audit looks at comes from the public operations: where one of them is wrong, the audit says so."""
     from markovlm import _auditor, _rowwise

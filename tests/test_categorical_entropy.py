@@ -80,6 +80,7 @@ def test_small_entropies_keep_twelve_digits(D: Divergence, k: int) -> None:
     p = np.array([1 - 2.0**-k, 2.0 ** -(k + 1), 2.0 ** -(k + 2), 2.0 ** -(k + 2), 0.0])  # sums to 1 exactly
     with mpmath.workdps(exact.DIGITS):
         defined = exact.entropy(D, exact.numbers(p))
+        # the digits that are promised; terms carry some eight roundings
         assert abs(mpmath.mpf(float(D.entropy(p))) / defined - 1) <= mpmath.mpf("1e-12")
 
 
@@ -256,5 +257,6 @@ def test_limits_of_generators(D: Divergence) -> None:
     assert D.generator(np.ones(1)) == 0
     at_zero = small if np.isfinite(D.at_zero) else np.where(small > 100, INF, small)  # a logarithm grows slowly
     at_infinity = large if np.isfinite(D.slope_at_infinity) else np.where(large > 100, INF, large)
-    assert at_zero == pytest.approx(D.at_zero, abs=1e-12)
-    assert at_infinity == pytest.approx(D.slope_at_infinity, abs=1e-12)
+    rest = 1e3 * 1e-150  # t log t, or log t / t, where the limit is 0
+    assert at_zero == pytest.approx(D.at_zero, rel=2**-50, abs=max(rest, 2**-52))
+    assert at_infinity == pytest.approx(D.slope_at_infinity, rel=2**-50, abs=max(rest, 2**-52))

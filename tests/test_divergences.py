@@ -25,7 +25,8 @@ from markovlm import (
 )
 from markovlm._divergences import Divergence
 from markovlm.typing import FloatArray
-from reference import UNIT, Case, assert_within, cases
+from reference import UNIT, assert_within
+from softmax_cases import Case, cases
 
 pytestmark = pytest.mark.usefixtures("core")
 

@@ -118,7 +118,7 @@ def test_representation_divergence() -> None:
         found = mk.representation_divergence(P, first, second, D)
         assert found == pytest.approx(exact, rel=1e-4)  # float32 means, of which it is the difference
         back = mk.representation_divergence(P, first, second, D, reverse=True)
-        assert back == pytest.approx(mk.representation_divergence(P, second, first, D), rel=1e-12)
+        assert back == mk.representation_divergence(P, second, first, D)
     with pytest.raises(ValueRangeError, match="second: expected at least one context"):
         mk.representation_divergence(P, [1], np.zeros(10, bool))
 
@@ -203,7 +203,7 @@ def test_blackwell_order_is_data_processing(seed: int, n: int, m: int, r: int) -
     assert 0 <= found.deficiency <= 1
     for x, y in itertools.combinations(range(n), 2):
         near, far = (float(mk.TotalVariation()(k.matrix[x], k.matrix[y])) for k in (g, f))
-        assert near <= far + 2 * found.deficiency + 1e-12
+        assert near <= far + 2 * found.deficiency + 64 * (m + r) * 2**-52  # of sums of m and r terms
 
 
 def test_deficiency_of_known_channels() -> None:
@@ -211,8 +211,9 @@ def test_deficiency_of_known_channels() -> None:
     noisy, clear = (mk.Kernel([[1 - e, e], [e, 1 - e]]) for e in (0.3, 0.1))
     assert mk.garbling(clear, noisy).exists
     assert not mk.garbling(noisy, clear).exists
-    assert mk.garbling(noisy, clear).deficiency == pytest.approx(0.2, abs=1e-9)  # the best guess is to do nothing
-    assert mk.garbling(nothing, mk.identity(2)).deficiency == pytest.approx(0.5, abs=1e-9)
+    solved = 10 * 1e-10  # what the program's constraints may be missed by, some of which add up
+    assert mk.garbling(noisy, clear).deficiency == pytest.approx(0.2, abs=solved)  # the best guess is to do nothing
+    assert mk.garbling(nothing, mk.identity(2)).deficiency == pytest.approx(0.5, abs=solved)
     assert bool(mk.garbling(mk.identity(2), noisy))
     with pytest.raises(ShapeError, match="g: domain"):
         mk.garbling(clear, mk.identity(3))

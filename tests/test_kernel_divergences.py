@@ -59,6 +59,7 @@ def test_close_laws_keep_eleven_digits(D: Divergence, k: int) -> None:
         defined = exact.divergence(D, exact.numbers(p), exact.numbers(q))
         found = mpmath.mpf(float(D(p, q)))
         assert defined > 0
+        # the differences p − q are exact here; terms carry some ten roundings, a curvature near order 0 a few hundred
         assert abs(found / defined - 1) <= mpmath.mpf("1e-11")
 
 
@@ -111,7 +112,7 @@ def test_every_pair_of_representations_gives_the_same(n: int, m: int, data: st.D
     assert np.array_equal(np.isfinite(found), finite)
     both = (p > 0) & (q > 0)
     ratio = np.abs(np.log(np.where(both, p, 1) / np.where(both, q, 1))).max(axis=1)
-    size = (1 + ratio) * np.exp(2 * ratio * isinstance(D, mk.ChiSquared)) * (1 + np.where(finite, plain, 0))
+    size = (1 + ratio) * (1 + np.where(finite, plain, 0))
     bound = 64 * rounding(f, g) * size
     assert np.all(np.abs(found[finite] - plain[finite]) <= bound[finite])
 

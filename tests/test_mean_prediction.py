@@ -13,7 +13,8 @@ import markovlm as mk
 import reference
 from markovlm import SoftmaxKernel, mean_prediction, softmax_stats
 from markovlm.errors import ShapeError
-from reference import Bounds, Case, assert_within, cases
+from reference import Bounds, assert_within
+from softmax_cases import Case, cases
 
 pytestmark = pytest.mark.usefixtures("core")
 

@@ -21,7 +21,8 @@ from markovlm import (
     softmax_stats,
 )
 from markovlm.typing import FloatArray
-from reference import SUM, UNIT, Bounds, Case, assert_within, cases
+from reference import SUM, UNIT, Bounds, assert_within
+from softmax_cases import Case, cases
 
 pytestmark = pytest.mark.usefixtures("core")
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import reference
 from markovlm import JensenShannon, SoftmaxKernel, SoftmaxStats, softmax_stats
 from markovlm.typing import IntArray
-from reference import Bounds, Case, assert_within, cases
+from reference import Bounds, assert_within
+from softmax_cases import Case, cases
 
 pytestmark = pytest.mark.usefixtures("core")
 

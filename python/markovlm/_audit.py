@@ -9,18 +9,9 @@ from html import escape
 import numpy as np
 
 from . import _checks
-from ._auditor import Auditor, Check, Named
+from ._auditor import DIVERGENCES, Auditor, Check, Named
 from ._axes import Axis, matched
-from ._divergences import (
-    KL,
-    ChiSquared,
-    Divergence,
-    JensenShannon,
-    Renyi,
-    SquaredHellinger,
-    TotalVariation,
-    as_divergence,
-)
+from ._divergences import Divergence, as_divergence
 from ._features import Features
 from ._kernels import Kernel
 from ._rows import Dense
@@ -28,16 +19,6 @@ from .errors import AuditError, ShapeError
 from .typing import ArrayInput
 
 __all__ = ["Audit", "Check", "audit"]
-
-DIVERGENCES: tuple[Divergence, ...] = (
-    KL(),
-    TotalVariation(),
-    SquaredHellinger(),
-    ChiSquared(),
-    JensenShannon(),
-    Renyi(0.5),
-    Renyi(2.0),
-)
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,9 +105,9 @@ def audit(
         ``f >> g >> h``. Arrays are taken as they are: what is wrong with their rows is a failed check, no error. Of
         Features, the kernels of all layers that were kept.
     deterministic : numbers of subjects
-        Those that are claimed to be functions.
+        Those that are claimed to be functions, a chain as a whole.
     divergences : sequence of divergences
-        For which data processing is checked.
+        For which data processing, and entropies by their definition, are checked.
     samples : int
         Pairs of random laws, and rows of large kernels, that are tried.
     seed : int
@@ -167,8 +148,11 @@ def audit(
                 auditor.one(f"layer {layer}", subject.softmax_kernel(layer))
             auditor.chain([(f"layer {layers[-1]}", subject.softmax_kernel())])
             continue
-        stages = _stages(f"kernel {i}", subject if isinstance(subject, Kernel) else _unchecked(subject))
-        sound = [auditor.one(name, stage, claimed=i in deterministic) for name, stage in stages]
+        kernel = subject if isinstance(subject, Kernel) else _unchecked(subject)
+        stages = _stages(f"kernel {i}", kernel)
+        sound = [auditor.one(name, stage) for name, stage in stages]
+        if i in deterministic and all(sound):
+            auditor.claim(f"kernel {i}", kernel)
         if run and not (all(sound) and _meet(run[-1][1], stages[0][1])):
             auditor.chain(run)
             run = []
@@ -180,8 +164,8 @@ def audit(
 
 
 def _unchecked(matrix: ArrayInput) -> Kernel:
-    array = np.array(_checks._as_numpy("audit", matrix), np.float64)
-    _checks._require_ndim("audit", array, 2, "(n, m)")
+    array = np.array(_checks.as_numpy("audit", matrix), np.float64)
+    _checks.require_ndim("audit", array, 2, "(n, m)")
     return Kernel._of(Dense(array), (Axis(array.shape[0]),), (Axis(array.shape[1]),))
 
 

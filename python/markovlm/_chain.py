@@ -11,8 +11,9 @@ from ._rows import Rows
 
 __all__ = ["compose"]
 
-# What a multiplication and an addition of each kind take, relative to one of sparse matrices: measured, roughly.
-_BLAS, _LOOKUP = 0.02, 0.5
+# What a multiplication and an addition take, and a copied entry, relative to those of sparse matrices: on two threads of
+# one CPU 0.02 ns where dense, 0.03 softmax, 1.8 an entry, 5 to 15 sparse. Chains differ by more than these are rough.
+_BLAS, _LOOKUP = 0.005, 0.3
 
 
 @dataclass(frozen=True)

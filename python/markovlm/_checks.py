@@ -18,7 +18,7 @@ from .errors import DTypeError, NotStochasticError, ShapeError, ValueRangeError
 from .typing import ArrayInput, FloatArray, IntArray, ModelArray, SinglePrecisionArray
 
 
-def _as_numpy(name: str, value: ArrayInput) -> NDArray[Any]:
+def as_numpy(name: str, value: ArrayInput) -> NDArray[Any]:
     if hasattr(value, "detach") and hasattr(value, "cpu"):  # a PyTorch tensor, recognised without importing torch
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":  # NumPy has no such type; the bits are handed over as they lie
@@ -43,7 +43,7 @@ def _is_floating(array: NDArray[Any]) -> bool:
     return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 
-def _require_ndim(name: str, array: NDArray[Any], ndim: int, axes: str) -> None:
+def require_ndim(name: str, array: NDArray[Any], ndim: int, axes: str) -> None:
     if array.ndim != ndim:
         raise ShapeError(f"{name}: expected {ndim} axes {axes}, got shape {array.shape}")
 
@@ -53,12 +53,12 @@ def model_matrix(name: str, value: ArrayInput, axes: str) -> ModelArray:
 
     Other floating types are copied to float32.
     """
-    array = _as_numpy(name, value)
+    array = as_numpy(name, value)
     if not _is_floating(array):
         raise DTypeError(
             f"{name}: expected floating-point values, got {array.dtype}; convert with {name}.astype('float32')"
         )
-    _require_ndim(name, array, 2, axes)
+    require_ndim(name, array, 2, axes)
     if not array.dtype.isnative or array.dtype.name not in ("float32", "bfloat16", "float16"):
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
@@ -79,7 +79,7 @@ def logit_bias(value: ArrayInput | None, vocabulary: int) -> SinglePrecisionArra
     """(V,) float32 or None; -inf removes a token, and at least one must stay."""
     if value is None:
         return None
-    array = _as_numpy("bias", value)
+    array = as_numpy("bias", value)
     if not _is_floating(array):
         raise DTypeError(
             f"bias: expected floating-point values, got {array.dtype}; convert with bias.astype('float32')"
@@ -95,6 +95,25 @@ def logit_bias(value: ArrayInput | None, vocabulary: int) -> SinglePrecisionArra
     if vocabulary and not np.any(array > -np.inf):
         raise ValueRangeError("bias: expected at least one token that is not masked by -inf, got none")
     return array
+
+
+def row_numbers(name: str, value: Any, n: int) -> IntArray:
+    """Numbers of rows in [0, n), from a slice, numbers that may count from the end, or a mask of n."""
+    if isinstance(value, slice):
+        return np.arange(*value.indices(n), dtype=np.int64)
+    array = as_numpy(name, value)
+    if array.dtype == bool:
+        if array.shape != (n,):
+            raise ShapeError(f"{name}: expected a mask of shape ({n},), one for each row, got shape {array.shape}")
+        return np.flatnonzero(array)
+    index = integers(name, array)
+    if index.ndim == 0:
+        raise DTypeError(f"{name}: expected a slice or an index array, got {value!r}; write k[[{value}]]")
+    require_ndim(name, index, 1, "(rows,)")
+    bad = np.flatnonzero((index < -n) | (index >= n))
+    if bad.size:
+        raise ValueRangeError(f"{name}: expected row numbers in [{-n}, {n}), got {index[bad[0]]} at index {bad[0]}")
+    return np.where(index < 0, index + n, index)
 
 
 def positive(name: str, value: float | None, *, optional: bool = False) -> float:
@@ -114,7 +133,7 @@ def positive(name: str, value: float | None, *, optional: bool = False) -> float
 
 def integers(name: str, value: ArrayInput) -> IntArray:
     """A contiguous int64 array of any shape; booleans and floats are refused."""
-    array = _as_numpy(name, value)
+    array = as_numpy(name, value)
     if array.size == 0 and array.dtype == np.float64:  # what an empty list becomes
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
@@ -177,7 +196,7 @@ def count(name: str, value: int, low: int, high: int) -> int:
 
 def row_weights(value: ArrayInput, n: int) -> FloatArray:
     """(n,) float64, non-negative, normalised to sum 1."""
-    array = _as_numpy("weights", value)
+    array = as_numpy("weights", value)
     if array.dtype.kind not in "iu" and not _is_floating(array):
         raise DTypeError(f"weights: expected real numbers, got {array.dtype}")
     if array.shape != (n,):
@@ -240,12 +259,12 @@ def _require_stochastic(
 
 def stochastic(name: str, value: ArrayInput, ndim: int = 2) -> tuple[FloatArray, float]:
     """Probability vectors as float64, and the rounding of the type that they came in."""
-    array = _as_numpy(name, value)
+    array = as_numpy(name, value)
     if array.dtype.kind not in "iub" and not _is_floating(array):
         raise DTypeError(f"{name}: expected real numbers, got {array.dtype}")
     if ndim == 2 and array.ndim == 1:
         raise ShapeError(f"{name}: expected 2 axes (n, m), got shape {array.shape}; a single law is mk.state(p)")
-    _require_ndim(name, array, ndim, "(n, m)" if ndim == 2 else "(m,)")
+    require_ndim(name, array, ndim, "(n, m)" if ndim == 2 else "(m,)")
     dtype = array.dtype if _is_floating(array) else np.dtype(np.float64)
     if dtype.itemsize > 8:  # long double is rounded
         dtype = np.dtype(np.float64)
@@ -281,7 +300,7 @@ def stochastic_sparse(name: str, value: Any) -> tuple[sparse.csr_array, float]:
 def function_index(name: str, value: ArrayInput, size: int | None) -> IntArray:
     """(n,) int64 in [0, size)."""
     index = integers(name, value)
-    _require_ndim(name, index, 1, "(n,)")
+    require_ndim(name, index, 1, "(n,)")
     if size is not None:
         size = count("size", size, 0, 2**62)
     bad = np.flatnonzero((index < 0) | (index >= (np.iinfo(np.int64).max if size is None else size)))
@@ -293,7 +312,7 @@ def function_index(name: str, value: ArrayInput, size: int | None) -> IntArray:
 
 def log_normalizers(value: ArrayInput, n: int) -> FloatArray:
     """(n,) finite float64, as an earlier pass gave them."""
-    array = _as_numpy("log_normalizer", value)
+    array = as_numpy("log_normalizer", value)
     if array.dtype.kind != "f":
         raise DTypeError(f"log_normalizer: expected floating-point values, got {array.dtype}")
     if array.shape != (n,):

@@ -45,7 +45,7 @@ def state(p: ArrayInput | Mapping[Hashable, float], codomain: SpaceInput | str |
         codomain = Axis(list(p), codomain or "")
         values = np.array(list(p.values()), np.float64)
     else:
-        values = _checks._as_numpy("p", p)
+        values = _checks.as_numpy("p", p)
         if isinstance(codomain, str):
             codomain = Axis(values.size, codomain)
     law, eps = _checks.stochastic("p", np.reshape(values, -1), ndim=1)

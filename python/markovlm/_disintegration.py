@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import scipy.sparse as sp
 
 from ._axes import Space, element_of, spelled
-from ._rows import Dense, Rows, Sparse, tidied
+from ._rows import Dense, Rows, Sparse, require_room, tidied
 from .errors import ValueRangeError
 from .typing import FloatArray, IntArray
 
@@ -27,6 +29,7 @@ def conditional_rows(joint: Rows, conditions: int, rest: int, substitute: FloatA
 
 def posterior_rows(rows: Rows, prior: FloatArray, substitute: FloatArray | None, space: Space) -> Rows:
     """(n, m) → (m, n): the joint with the prior, read the other way, each row divided by its sum."""
+    require_room(rows.shape[1] if rows.kind in ("sparse", "deterministic") else math.prod(rows.shape))
     if rows.kind in ("sparse", "deterministic"):
         joint = sp.csr_array((rows.sparse() * prior[:, None]).T)
         joint.eliminate_zeros()

@@ -71,7 +71,7 @@ class Divergence:
 
     def __call__(self, p: ArrayInput, q: ArrayInput) -> Any:
         """Of two probability vectors, a float; of rows of two matrices, (n,)."""
-        left, right = (_checks._as_numpy(name, value) for name, value in (("p", p), ("q", q)))
+        left, right = (_checks.as_numpy(name, value) for name, value in (("p", p), ("q", q)))
         ndim = max(left.ndim, right.ndim)
         rows = [
             np.atleast_2d(_checks.stochastic(name, array, ndim=min(array.ndim, 2) or 1)[0])
@@ -85,7 +85,7 @@ class Divergence:
 
     def entropy(self, p: ArrayInput) -> Any:
         """Categorical entropy of a probability vector, or of each row: 0 for point masses alone (theory §3)."""
-        array = _checks._as_numpy("p", p)
+        array = _checks.as_numpy("p", p)
         rows, _ = _checks.stochastic("p", array, ndim=min(array.ndim, 2) or 1)
         found = self._entropy(FullRows(), np.atleast_2d(rows))
         return found if array.ndim == 2 else float(found[0])

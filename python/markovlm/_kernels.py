@@ -18,7 +18,7 @@ from ._products import Work
 from ._rows import Dense, Rows, Sparse, Tensor, Wiring
 from ._show import html_table, text_table
 from .errors import DTypeError, ShapeError
-from .typing import ArrayInput, FloatArray, Progress
+from .typing import ArrayInput, FloatArray, IntArray, Progress
 
 __all__ = ["Kernel", "SpaceInput", "law_of"]
 
@@ -139,7 +139,7 @@ class Kernel:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> FloatArray:
         """For NumPy: the matrix."""
-        return np.asarray(self.matrix, dtype=dtype)
+        return np.array(self.matrix, dtype=dtype, copy=copy)
 
     def __getitem__(self, rows: Any) -> Kernel:
         """The kernel on some elements of its domain, given by a slice, numbers, or a mask; or its law at a label."""
@@ -148,17 +148,11 @@ class Kernel:
             if labels is None or rows not in labels:
                 raise ShapeError(f"rows: expected one of the labels of {spelled(self.domain)}, got {rows!r}")
             return Kernel._of(self._rows.take(np.array([labels.index(rows)])), (), self.codomain)
-        self._require_rows(rows)
-        index = np.atleast_1d(np.arange(self.shape[0], dtype=np.int64)[rows])
-        return Kernel._of(self._rows.take(index), self._domain_of(rows), self.codomain)
+        index = _checks.row_numbers("rows", rows, self.shape[0])
+        return Kernel._of(self._rows.take(index), self._domain_of(index), self.codomain)
 
-    def _require_rows(self, rows: Any) -> None:
-        if isinstance(rows, (int, np.integer)) and not isinstance(rows, bool):
-            raise DTypeError(f"rows: expected a slice or an index array, got {rows!r}; write k[[{rows}]]")
-
-    def _domain_of(self, rows: Any) -> Space:
+    def _domain_of(self, index: IntArray) -> Space:
         """What is left of the domain when some rows are taken; labels where each is taken once at most."""
-        index = np.atleast_1d(np.arange(self.shape[0], dtype=np.int64)[rows])
         if len(self.domain) != 1:
             return (Axis(len(index)),)
         (axis,) = self.domain

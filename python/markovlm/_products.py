@@ -12,9 +12,9 @@ import scipy.sparse as sp
 from . import _checks
 from ._ext import core
 from ._rows import Dense, Function, Rows, Sparse, Tensor, Wiring, canonical, tidied
-from .typing import Progress
+from .typing import IntArray, Progress
 
-__all__ = ["Work", "multiplication", "product"]
+__all__ = ["Work", "multiplication", "of_used_rows", "product"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,8 @@ def _dense_dense(a: Dense, b: Dense, work: Work) -> Rows:
 
 @multiplication(Dense, Sparse)
 def _dense_sparse(a: Dense, b: Sparse, work: Work) -> Rows:
+    if 3 * b.csr.nnz < b.shape[1]:  # most columns of the result are empty
+        return product(Sparse(a.sparse(), a.eps), b, work)
     return Dense(np.ascontiguousarray(a.matrix @ b.csr), max(a.eps, b.eps))
 
 
@@ -168,5 +170,29 @@ def _dense_function(a: Dense, b: Function, work: Work) -> Rows:
 
 @multiplication(Sparse, Function)
 def _sparse_function(a: Sparse, b: Function, work: Work) -> Rows:
-    csr = sp.csr_array((a.csr.data.copy(), b.index[a.csr.indices], a.csr.indptr.copy()), shape=(a.shape[0], b.size))
+    return _relabelled(a, b.index[a.csr.indices], b.size)
+
+
+@multiplication(Sparse, Wiring)
+def _sparse_rearranged(a: Sparse, b: Wiring, work: Work) -> Rows:
+    if b.is_identity or not b.wires:
+        return _then_rearranged(a, b, work)
+    return _relabelled(a, b.applied(a.csr.indices.astype(np.int64)), b.shape[1])
+
+
+def _relabelled(a: Sparse, columns: IntArray, size: int) -> Rows:
+    """Entries sent to other columns, where some may meet."""
+    csr = sp.csr_array((a.csr.data.copy(), columns, a.csr.indptr.copy()), shape=(a.shape[0], size))
     return tidied(Sparse(canonical(csr), a.eps))
+
+
+@multiplication(Sparse, Tensor)
+def _sparse_tensor(a: Sparse, b: Tensor, work: Work) -> Rows:
+    return product(*of_used_rows(a, b), work)
+
+
+def of_used_rows(a: Sparse, b: Rows) -> tuple[Sparse, Rows]:
+    """The same product, without the rows of ``b`` that nothing comes to: there may be far more than could be formed."""
+    used, columns = np.unique(a.csr.indices, return_inverse=True)
+    csr = sp.csr_array((a.csr.data, columns, a.csr.indptr), shape=(a.shape[0], len(used)))
+    return Sparse(csr, a.eps), b.take(used.astype(np.int64))

@@ -100,8 +100,13 @@ class Sparse(Rows):
     """Positive entries, by rows."""
 
     kind = "sparse"
-    csr: sp.csr_array  # (n, m), canonical
+    csr: sp.csr_array  # (n, m), canonical, its arrays not writable
     eps: float = DOUBLE
+
+    def __post_init__(self) -> None:
+        """See to it that nobody writes."""
+        for array in (self.csr.data, self.csr.indices, self.csr.indptr):
+            array.flags.writeable = False
 
     @property
     def shape(self) -> tuple[int, int]:  # type: ignore[override]
@@ -204,12 +209,14 @@ class Wiring(Rows):
 class Tensor(Rows):
     """Independent kernels side by side, not multiplied out."""
 
-    kind = "tensor"
+    kind: str = field(init=False)  # type: ignore[misc]
     factors: tuple[Rows, ...]
     eps: float = field(init=False)
 
     def __post_init__(self) -> None:
-        """Take the widest rounding."""
+        """A function where all factors are; the widest rounding of them."""
+        functions = all(factor.kind == "deterministic" for factor in self.factors)
+        object.__setattr__(self, "kind", "deterministic" if functions else "tensor")
         object.__setattr__(self, "eps", max(factor.eps for factor in self.factors))
 
     @property

@@ -113,11 +113,10 @@ class SoftmaxKernel(Kernel):
 
     def __getitem__(self, rows: slice | IntArray | Sequence[int]) -> SoftmaxKernel:
         """The kernel on some of the contexts, with the same head."""
-        self._require_rows(rows)
-        hidden = self.hidden[rows]
-        _checks._require_ndim("rows", hidden, 2, "after indexing (n, d)")
+        index = _checks.row_numbers("rows", rows, self.shape[0])
+        hidden = self.hidden[rows if isinstance(rows, slice) else index]  # a slice is no copy
         part = object.__new__(SoftmaxKernel)
-        part.__setstate__({**self.__getstate__(), "hidden": hidden, "domain": self._domain_of(rows)})
+        part.__setstate__({**self.__getstate__(), "hidden": hidden, "domain": self._domain_of(index)})
         return part
 
     def __getstate__(self) -> dict[str, Any]:

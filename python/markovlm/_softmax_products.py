@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from ._panels import adjoint_product, panel_product
-from ._products import Work, multiplication, product
+from ._products import Work, multiplication, of_used_rows, product
 from ._rows import BLOCK_BYTES, SINGLE, Dense, Function, Rows, Sparse, require_room
 from ._softmax import SoftmaxKernel, SoftmaxRows, mean_prediction, softmax_stats
 from .typing import BoolArray, FloatArray, IntArray, SinglePrecisionArray
@@ -172,6 +171,5 @@ def _tokens_exactly(
 
 @multiplication(Sparse, SoftmaxRows)
 def _sparse_softmax(a: Sparse, b: SoftmaxRows, work: Work) -> Rows:
-    used = np.unique(a.csr.indices)  # rows of the kernel that anything comes to
-    part = sp.csr_array((a.csr.data, np.searchsorted(used, a.csr.indices), a.csr.indptr), (a.shape[0], len(used)))
-    return product(Dense(part.toarray(), a.eps), b.take(used), work)
+    law, part = of_used_rows(a, b)
+    return product(Dense(law.dense(), a.eps), part, work)
