@@ -11,8 +11,8 @@ from ._rows import Rows
 
 __all__ = ["compose"]
 
-# What a multiplication and an addition take, and a copied entry, relative to those of sparse matrices: on two threads of
-# one CPU 0.02 ns where dense, 0.03 softmax, 1.8 an entry, 5 to 15 sparse. Chains differ by more than these are rough.
+# What a multiplication and an addition take, and a copied entry, relative to those of sparse matrices: on two threads
+# of one CPU 0.02 ns where dense, 0.03 softmax, 1.8 an entry, 5 to 15 sparse. Chains differ by more than that.
 _BLAS, _LOOKUP = 0.005, 0.3
 
 
