@@ -100,6 +100,7 @@ class Case:
     judge: Callable[[Sequence[Row], Mapping[str, float]], list[Target]]  # from the table and the CPU's peaks
     weigh: Sequence[str] = ()  # contenders whose extra memory is measured too
     rounds: int | None = None  # fewer than asked for, where one takes long
+    once: bool = False  # one run alone, verified, timed and weighed, where it takes very long
 
 
 class WrongAnswerError(Exception):
@@ -134,12 +135,7 @@ def compare(
     table = []
     for contender in contenders:
         say(f"verifying {contender.name}")
-        exact, allowed = contender.reference or reference, contender.tolerance or tolerance
-        errors = {name: float(np.abs(value[rows] - exact[name]).max()) for name, value in contender.run(None).items()}
-        wrong = {name: error for name, error in errors.items() if not error <= allowed[name]}
-        if wrong:
-            raise WrongAnswerError(f"{contender.name}: errors {wrong}, allowed {dict(allowed)}")
-        table.append(Row(contender.name, contender.note, errors, dtype=contender.dtype, work=contender.work))
+        table.append(verified(contender, contender.run(None), reference, rows, tolerance))
     for turn in range(rounds):
         say(f"round {turn + 1} of {rounds}")
         for contender, row in zip(contenders, table, strict=True):
@@ -149,15 +145,45 @@ def compare(
     return table
 
 
+def verified(
+    contender: Contender, answer: Answer, reference: Answer, rows: Array, tolerance: Mapping[str, float]
+) -> Row:
+    """A row without times, of an answer that is right."""
+    exact, allowed = contender.reference or reference, contender.tolerance or tolerance
+    errors = {name: float(np.abs(value[rows] - exact[name]).max()) for name, value in answer.items()}
+    wrong = {name: error for name, error in errors.items() if not error <= allowed[name]}
+    if wrong:
+        raise WrongAnswerError(f"{contender.name}: errors {wrong}, allowed {dict(allowed)}")
+    return Row(contender.name, contender.note, errors, dtype=contender.dtype, work=contender.work)
+
+
+def run_once(case: Case) -> list[Row]:
+    """The table of a case whose contenders run a single time."""
+    table = []
+    for contender in case.contenders:
+        answers = list[Answer]()
+        start = time.perf_counter()
+        extra = _peak_beyond(lambda: answers.append(contender.run(None)))  # noqa: B023
+        seconds = time.perf_counter() - start
+        row = verified(contender, answers[0], case.reference, case.rows, case.tolerance)
+        row.seconds, row.extra_mib = [seconds], extra
+        table.append(row)
+    return table
+
+
 def measure_extra_memory(contender: Contender, small: int) -> float:
     """MiB of resident memory that one run takes at most, beyond what is there before. For a process of its own."""
     contender.run(small)
+    return _peak_beyond(lambda: contender.run(None))
+
+
+def _peak_beyond(run: Callable[[], object]) -> float:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # memory that the C library keeps would be taken again unseen
         ctypes.CDLL(None).malloc_trim(0)
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    contender.run(None)
+    run()
     return (_status("VmHWM") - before) / 1024
 
 
@@ -286,7 +312,12 @@ def ask(question: str, script: str, cases: Mapping[str, Callable[[], Case]]) -> 
     for name in names if given.case == "all" else [given.case]:
         case = cases[name]()
         rounds = 2 if given.quick else min(given.rounds, case.rounds or given.rounds)
-        table = compare(case.contenders, case.reference, case.rows, tolerance=case.tolerance, rounds=rounds, say=_say)
+        if case.once:
+            table, rounds = run_once(case), 1
+        else:
+            table = compare(
+                case.contenders, case.reference, case.rows, tolerance=case.tolerance, rounds=rounds, say=_say
+            )
         for row in table:
             if row.name in case.weigh:
                 _say(f"memory of {row.name}")

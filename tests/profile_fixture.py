@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from markovlm._bootstrap import Estimate, bootstrap_mean
+from markovlm._modes import Modes
 from markovlm._profile import LayerCurves, Profile, TokenTable
 from markovlm.typing import FloatArray, IntArray
 
@@ -206,6 +207,54 @@ def fake_profile(
             "peak_memory_mib": 812.0,
             "tokens_per_second": n / 2.91,
         },
+    )
+
+
+def fake_modes(profile: Profile, k: int = 6, *, layer: int = -1, hostile: bool = True, seed: int = 5) -> Modes:
+    """Modes of a profile's contexts, of every third one for a layer: orthonormal, the first of one sign."""
+    rng = np.random.default_rng(seed)
+    rows = np.arange(0, profile.num_tokens, 1 if layer == -1 else 3)
+    V, k = profile.vocabulary_size, min(k, len(rows))
+
+    def columns(length: int, heavy: float) -> FloatArray:
+        drawn = rng.standard_normal((length, k)) * rng.lognormal(0, heavy, size=(length, k))
+        drawn[:, 0] = np.abs(drawn[:, 0]) + 0.5
+        found = np.linalg.qr(drawn)[0]
+        return np.asarray(found * np.sign(found[np.abs(found).argmax(axis=0), np.arange(k)]))
+
+    faces = columns(V, 1.5)
+    shown = np.unique(np.argsort(-np.abs(faces), axis=0)[:48])
+    odd = HOSTILE_TOKENS if hostile else (" word",)
+    eigenvalues = 0.3 * np.arange(1, k + 1) ** -1.3
+    stability = np.linspace(0.98, 0.1, k)
+    return Modes(
+        kind="bhattacharyya",
+        beta=1.0,
+        centered=False,
+        layer=layer,
+        eigenvalues=eigenvalues,
+        lower=eigenvalues - 1e-9,
+        upper=eigenvalues + 1e-9,
+        residual_norms=np.full(k, 2e-8),
+        trace=1.0,
+        norm=0.3,
+        rest=0.8 * float(eigenvalues[-1]),
+        status="converged",
+        missed_check="passed: made up",
+        num_applies=120,
+        tol=1e-6,
+        seed=0,
+        functions=np.sqrt(len(rows)) * columns(len(rows), 1.0),
+        token_functions=faces,
+        num_splits=3,
+        stability=stability,
+        span_stability=np.minimum(1.0, stability + 0.2),
+        rows=rows,
+        text=profile.tokens.text,
+        sequence_ids=profile.tokens.sequence_id,
+        token_ids=profile.tokens.context_id,
+        vocabulary=profile.vocabulary | {int(i): odd[j % len(odd)] for j, i in enumerate(shown)},
+        provenance=profile.provenance,
     )
 
 

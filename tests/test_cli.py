@@ -87,9 +87,78 @@ def test_several_texts_and_some_layers(model: Path, text: Path, tmp_path: Path) 
     assert found["layers"]["layer"] == [0, 2, 3]
 
 
+def test_spectrum_writes_table_modes_and_report(model: Path, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("--text", text, "--tokens", 150, "--context-length", 40, "--modes", 5, "--threads", 1, "--out", out)
+    result = run("spectrum", model, *arguments)
+    assert result.exit_code == 0, result.output
+    assert "5 modes of the Bhattacharyya similarity, 150 contexts" in result.stdout
+    assert f"Report: {out / 'report.html'}" in result.stdout
+    assert result.stderr == ""
+    assert sorted(file.name for file in out.iterdir()) == ["profile.safetensors", "report.html", "spectrum.safetensors"]
+    modes, profile = mk.Modes.load(out / "spectrum.safetensors"), mk.Profile.load(out / "profile.safetensors")
+    assert (modes.num_modes, modes.num_contexts, modes.centered) == (5, 150, False)
+    assert (modes.stability > 0).all()
+    assert profile.layers is None
+    assert profile.tokens.text == modes.text
+    html = (out / "report.html").read_text("utf8")
+    assert 'id="modes"' in html
+    (out / "report.html").unlink()
+    result = run("report", out)
+    assert (out / "report.html").read_text("utf8") == html
+    assert "state-prediction information" in result.stdout
+    assert "5 modes of the Bhattacharyya similarity" in result.stdout
+
+
+def test_spectrum_keeps_a_profile_of_the_same_contexts(model: Path, text: Path, tmp_path: Path) -> None:
+    same = ("--text", text, "--tokens", 60, "--out", tmp_path, "--json")
+    run("profile", model, *same)
+    before = (tmp_path / "profile.safetensors").read_bytes()
+    spectrum = run("spectrum", model, *same, "--modes", 3, "--similarity", "prototype", "--centered")
+    found = json.loads(spectrum.stdout)
+    assert (tmp_path / "profile.safetensors").read_bytes() == before
+    assert found["layers"]["layer"] == [0, 1, 2, 3]
+    assert (found["modes"]["kind"], found["modes"]["centered"]) == ("prototype", True)
+    assert len(found["modes"]["eigenvalues"]) == 3
+    assert all(Path(file).is_file() for file in found["files"].values())
+    assert json.loads(run("report", tmp_path, "--json").stdout) == found
+    assert json.loads(run("profile", model, *same).stdout)["modes"] == found["modes"]  # and its report shows them
+
+    # of other contexts: another text, fewer contexts, or another cut
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT[10:])
+    for change in (("--text", other, "--tokens", 60), ("--text", text, "--tokens", 60, "--context-length", 30)):
+        run("profile", model, *same)
+        result = run("spectrum", model, *change, "--modes", 2, "--out", tmp_path)
+        assert result.exit_code == 0, result.output
+        assert mk.Profile.load(tmp_path / "profile.safetensors").layers is None
+    result = run("profile", model, *same)
+    assert "spectrum.safetensors has modes of other contexts, which the report leaves out" in result.stderr
+    assert "modes" not in json.loads(result.stdout)
+    assert 'id="modes"' not in (tmp_path / "report.html").read_text("utf8")
+
+
+def test_features_that_were_kept_need_no_model(model: Path, text: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    arguments = ("--text", text, "--tokens", 80, "--json")
+    first = json.loads(run("profile", model, *arguments, "--save-features", "--out", kept).stdout)
+    features = kept / "features.safetensors"
+    found = json.loads(run("spectrum", features, "--modes", 2, "--json").stdout)
+    assert found["nll"] == first["nll"]
+    assert found["files"]["modes"] == str(kept / "spectrum.safetensors")
+    again = json.loads(run("profile", features, "--json", "--out", tmp_path / "again").stdout)
+    assert {**again, "files": 0, "cost": 0} == {**first, "files": 0, "cost": 0}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (["spectrum"], 2, "Missing argument"),
+        (["spectrum", "MODEL", "--similarity", "cosine"], 2, "expected one of bhattacharyya, expected_likelihood,"),
+        (["spectrum", "MODEL", "--modes", "0"], 2, "--modes"),
+        (["spectrum", "MODEL", "--text", "TEXT", "--tokens", "8"], 1, "k: expected an integer in [1, 8], got 16"),
+        (["spectrum", "absent.safetensors"], 1, "there is no such file"),
+        (["spectrum", "absent.safetensors", "--text", "TEXT"], 2, "kept features hold their text"),
         (["profile"], 2, "Missing argument"),
         (["profile", "MODEL", "--text", "absent.txt"], 2, "'absent.txt' does not exist"),
         (["profile", "MODEL", "--tokens", "0"], 2, "--tokens"),
@@ -236,3 +305,16 @@ def test_built_in_model_on_its_default_text(tmp_path: Path) -> None:
     assert found["layers"]["layer"] == list(range(31))
     assert 1.5 < found["nll"]["value"] < 4.5  # English documentation; an untrained model would pay log V = 10.8
     assert found["layers"]["nll"][0] > found["layers"]["nll"][-1]
+
+
+@pytest.mark.real_model
+def test_modes_of_the_built_in_model(tmp_path: Path) -> None:
+    arguments = ("--tokens", 400, "--context-length", 100, "--modes", 4)
+    result = run_real("spectrum", "smollm2-135m", *arguments, "--json", "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)["modes"]
+    assert found["missed_check"].startswith("passed")
+    assert 0.2 < sum(found["shares"]) < 0.9
+    assert found["stability"][0] > 0.8  # what all predictions share does not depend on the half
+    assert found["tokens_of_negative_side"][0] == []
+    assert {" the", ",", "."} <= set(found["tokens"][0])

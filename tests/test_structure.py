@@ -30,17 +30,19 @@ LAYERS = (
     {"errors", "typing"},
     {"_ext", "_store", "_sample_text"},
     {"_checks", "_bootstrap"},
-    {"_axes", "_formulas", "_rows"},
+    {"_axes", "_formulas", "_json", "_pencils", "_rows"},
     {"_show"},
     {"_divergences", "_products"},
     {"_chain", "_f_divergence"},
     {"_disintegration"},
     {"_kernels"},
     {"_constructors", "_softmax"},
-    {"_features", "_panels", "_rowwise"},
-    {"_channels", "_coherence", "_information", "_softmax_products"},
-    {"_auditor"},
-    {"_audit", "_nll"},
+    {"_features", "_operators", "_panels", "_rowwise"},
+    {"_channels", "_coherence", "_factors", "_information", "_softmax_products"},
+    {"_spectral"},
+    {"_auditor", "_dirichlet", "_quadrature", "_similarity"},
+    {"_audit", "_nll", "_stability", "_summaries", "_svds"},
+    {"_modes"},
     {"_layers"},
     {"_profile"},
     {"_report"},
@@ -128,9 +130,9 @@ def test_no_cycles() -> None:
         pytest.fail(f"modules import each other: {' <- '.join(error.args[1])}")
 
 
-# What functions import, upwards or to the side, when they are called: a Profile writes its report, the terminal
-# extracts and tells PyTorch how many threads it may use.
-LATE = {"_profile": {"_report"}, "cli": {"_extract"}}
+# What functions import, upwards or to the side, when they are called: a Profile writes its report, Modes
+# their table, the terminal extracts and tells PyTorch how many threads it may use.
+LATE = {"_modes": {"_report"}, "_profile": {"_report"}, "cli": {"_extract"}}
 LATE_LIBRARIES = {"cli": {"torch"}}
 
 
@@ -160,7 +162,8 @@ INCLUDES = {
     "base": {"base"},
     "finite": {"base", "finite"},
     "softmax": {"base", "softmax"},
-    "bind": {"base", "finite", "softmax", "bind"},
+    "spectral": {"base", "spectral"},
+    "bind": {"base", "finite", "softmax", "spectral", "bind"},
 }
 SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".hpp", ".cpp"))
 

@@ -98,8 +98,9 @@ py::dict stats(const py::array& hidden, const HeadArguments& head, const std::op
 // (P^a X, P^aT ...), each an array or None, as panel.hpp has it.
 py::tuple panels(const py::array& hidden, const HeadArguments& head, const Array<double>& log_normalizer, double power,
                  const std::optional<py::array>& of_tokens, const std::optional<py::array>& of_rows,
-                 const std::optional<Array<double>>& weights, bool want_rows, bool want_tokens, Index max_memory,
-                 int num_threads, const py::object& progress) {
+                 const std::optional<Array<double>>& weights, bool want_rows, bool want_tokens,
+                 const std::optional<Array<float>>& store, bool stored, Index max_memory, int num_threads,
+                 const py::object& progress) {
     PanelRequest request;
     request.max_memory = max_memory;
     request.hidden = float_matrix(hidden);
@@ -109,12 +110,20 @@ py::tuple panels(const py::array& hidden, const HeadArguments& head, const Array
     request.log_normalizer = vector<double>(log_normalizer, n);
     request.power = power;
     request.weights = vector(weights, n);
-    require(of_tokens.has_value() != of_rows.has_value() && (of_tokens || !want_rows), "one panel goes in");
+    require(of_tokens.has_value() != of_rows.has_value() && (of_tokens || want_rows != want_tokens),
+            "one panel goes in");
     if (of_tokens) request.of_tokens = float_matrix(*of_tokens);
     if (of_rows) request.of_rows = float_matrix(*of_rows);
     const Index columns = of_tokens ? request.of_tokens.cols() : request.of_rows.cols();
     require(of_tokens ? request.of_tokens.rows() == vocabulary : request.of_rows.rows() == n,
             "panel of a wrong length");
+    if (store) {
+        request.store = py::array_t<float>(*store).mutable_data();
+        request.stored = stored;
+        require(store->size() == panel_store_size(n, vocabulary) &&
+                    reinterpret_cast<std::uintptr_t>(request.store) % 64 == 0,
+                "a store of another size, or not on a cache line");
+    }
     py::object rows = py::none(), tokens = py::none();
     const auto allocate = [&](bool wanted, Index length, py::object& array) -> double* {
         if (!wanted) return nullptr;
@@ -189,7 +198,10 @@ void register_softmax(py::module_& module) {
                "token_ids"_a, "reference"_a, "divergences"_a, "mean"_a, "weights"_a, "max_memory"_a, "num_threads"_a,
                "progress"_a);
     module.def("panel_product", &panels, "hidden"_a, "head"_a, "log_normalizer"_a, "power"_a, "of_tokens"_a,
-               "of_rows"_a, "weights"_a, "want_rows"_a, "want_tokens"_a, "max_memory"_a, "num_threads"_a, "progress"_a);
+               "of_rows"_a, "weights"_a, "want_rows"_a, "want_tokens"_a, "store"_a, "stored"_a, "max_memory"_a,
+               "num_threads"_a, "progress"_a);
+    module.def("round_trip_bytes", &round_trip_bytes, "n"_a, "width"_a, "vocabulary"_a, "columns"_a);
+    module.def("store_size", &panel_store_size, "n"_a, "vocabulary"_a);
     module.def("first_non_finite", &first_non_finite, "array"_a);
     // For the tests against mpmath: a series, and the vector functions on a plain array.
     module.attr("jensen_shannon_series") = py::cast(kJensenShannonSeries);

@@ -23,4 +23,5 @@ PYBIND11_MODULE(MARKOVLM_MODULE, module) {
     });
     markovlm::bind::register_finite(module);
     markovlm::bind::register_softmax(module);
+    markovlm::bind::register_spectral(module);
 }

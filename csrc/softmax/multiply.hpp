@@ -34,6 +34,8 @@ struct RegisterTile {
         for (int i = 0; i < kTokens; ++i) Product::words(rows[i], begin, depth, width, out + i * kDepth);
     }
 
+    // `kVectors`: 1 for the first half of the lanes alone. `kRow`: floats from one row of `tokens` to the next.
+    template <int kVectors = 2, int kRow = kDepth>
     __attribute__((noinline)) static void multiply(const float* lanes, const float* tokens, const std::int32_t* order,
                                                    Index depth, bool first, float* out) {
         Vec low[kTokens] = {}, high[kTokens] = {};
@@ -42,14 +44,14 @@ struct RegisterTile {
             const float* word = tokens + order[j];
 #pragma GCC unroll 12
             for (int i = 0; i < kTokens; ++i) {
-                Product::add(low[i], left, word[i * kDepth]);
-                Product::add(high[i], right, word[i * kDepth]);
+                Product::add(low[i], left, word[i * kRow]);
+                if constexpr (kVectors == 2) Product::add(high[i], right, word[i * kRow]);
             }
         }
 #pragma GCC unroll 12
         for (int i = 0; i < kTokens; ++i, out += kLanes) {
             store(out, first ? low[i] : load(out) + low[i]);
-            store(out + kWidth, first ? high[i] : load(out + kWidth) + high[i]);
+            if constexpr (kVectors == 2) store(out + kWidth, first ? high[i] : load(out + kWidth) + high[i]);
         }
     }
 };

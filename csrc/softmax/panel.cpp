@@ -6,8 +6,10 @@
 namespace markovlm {
 namespace {
 
-constexpr Index kRows = 1024;    // in a block at most
-constexpr Index kSegments = 32;  // of the vocabulary: each has a sum of its own over its tokens
+constexpr Index kRows = 1024;  // in a block at most
+
+// Of the vocabulary: each has a sum of its own over its tokens, for all rows and columns.
+constexpr Index segments(Index tiles, Index columns) { return std::min<Index>(tiles, columns > 48 ? 16 : 32); }
 
 class PanelPass {
   public:
@@ -21,22 +23,27 @@ class PanelPass {
           column_groups_(divided_up(columns_, kTokens)),
           column_panels_(divided_up(columns_, kLanes)),
           tiles_(divided_up(vocabulary_, kTile)),
-          segments_(std::min(kSegments, tiles_)),
+          segments_(segments(tiles_, columns_)),
           twice_(request.of_tokens && tokens),
-          extent_(rows_within(request.max_memory, row_bytes(), kLanes, kRows), request.hidden.rows(), 1, false),
+          round_trip_(request.of_rows && rows),
+          all_panels_(divided_up(request.hidden.rows(), kLanes)),
+          extent_(round_trip_ ? all_panels_ * kLanes : rows_within(request.max_memory, row_bytes(), kLanes, kRows),
+                  request.hidden.rows(), 1, false),
           order_(request.hidden, request.head.weight, false),
           logits_(request.head, order_),
           panels_(extent_.contexts / kLanes),
-          states_(panels_, order_),
+          states_(request.stored ? 0 : panels_, order_),
           shift_(panels_ * kLanes),
           factor_(panels_ * kLanes),
-          packed_rows_(tokens ? column_panels_ * panels_ * kLanes * kLanes : 0),
-          sums_(request.of_tokens ? segments_ * panels_ * sum_size() : 0),
-          slab_(twice_ ? tiles_ * panels_ * LogitTile::kSize : 0) {
+          packed_rows_(tokens || round_trip_ ? column_panels_ * panels_ * kLanes * kLanes : 0),
+          sums_(request.of_tokens || round_trip_ ? segments_ * panels_ * sum_size() : 0),
+          slab_(twice_ && !request.store ? tiles_ * panels_ * LogitTile::kSize : 0) {
         for (int i = 0; i < num_threads; ++i)
-            workers_.push_back({.z = AlignedBuffer<float>(twice_ ? 0 : panels_ * LogitTile::kSize),
-                                .columns = AlignedBuffer<float>(column_groups_ * kTokens * kDepth)});
+            workers_.push_back({.z = AlignedBuffer<float>(twice_ || request.store ? 0 : panels_ * LogitTile::kSize),
+                                .columns = AlignedBuffer<float>(column_groups_ * kTokens * kDepth),
+                                .tile = AlignedBuffer<double>(round_trip_ ? kTile * columns_ : 0)});
         std::iota(in_order_, in_order_ + kDepth, 0);
+        for (std::int32_t j = 0; j < kDepth; ++j) across_panels_[j] = j / kLanes * LogitTile::kSize + j % kLanes;
     }
 
     void operator()(const Watch& watch) {
@@ -54,15 +61,17 @@ class PanelPass {
                     [&](Index done) { watch(first + before + (after - before) * done / tasks); });
             };
             parallel(block_.panels(), 0, 0, [&](Index p, Worker&, const StopToken&) { pack(p); });
-            const Index made = in_.of_tokens ? (twice_ ? rows / 2 : rows) : 0;
-            if (in_.of_tokens) {
+            const bool sums = in_.of_tokens || round_trip_;
+            const Index made = sums ? (twice_ ? rows / 2 : rows) : 0;
+            if (sums) {
                 parallel(segments_, 0, made,
                          [&](Index s, Worker& worker, const StopToken& stop) { multiply_tokens(s, worker, stop); });
                 parallel(block_.panels(), made, made, [&](Index p, Worker&, const StopToken&) { gather(p); });
             }
             if (tokens_)
-                parallel(tiles_, made, rows,
-                         [&](Index t, Worker& worker, const StopToken&) { multiply_rows(t, worker); });
+                parallel(tiles_, made, rows, [&](Index t, Worker& worker, const StopToken&) {
+                    multiply_rows(t, worker, tokens_ + t * kTile * columns_);
+                });
         }
         watch(n);
     }
@@ -70,7 +79,7 @@ class PanelPass {
   private:
     struct Worker {
         AlignedBuffer<float> packed{LogitTile::kPackedSize}, register_tile{kTokens * kLanes}, z, columns;
-        AlignedBuffer<float> rows{kTokens * kDepth};
+        AlignedBuffer<double> tile{0};  // (kTile, columns) of P^aT Y
     };
 
     Index sum_size() const { return column_groups_ * kTokens * kLanes; }  // of a panel: (columns, kLanes)
@@ -79,7 +88,8 @@ class PanelPass {
     // Of a row in a block; a thread's scratch memory counts once, so that blocks are the same for any number of
     // threads.
     Index row_bytes() const {
-        const Index floats = in_.head.width() + (twice_ ? tiles_ : 1) * kTile + (tokens_ ? column_panels_ * kLanes : 0);
+        const Index floats =
+            in_.head.width() + (twice_ && !in_.store ? tiles_ : 1) * kTile + (tokens_ ? column_panels_ * kLanes : 0);
         const Index sums = in_.of_tokens ? segments_ * column_groups_ * kTokens : 0;
         return static_cast<Index>(sizeof(float)) * floats + static_cast<Index>(sizeof(double)) * sums;
     }
@@ -87,15 +97,15 @@ class PanelPass {
     // P^a = e^{a (z - shift)} factor, the shift being log Z as a float
     void pack(Index p) {
         const Index first = block_.panel_first(p), lanes = block_.lanes(p);
-        states_.pack(p, lanes, in_.hidden, first);
-        for (Index i = 0; i < kLanes; ++i) {
+        if (!in_.stored) states_.pack(p, lanes, in_.hidden, first);
+        for (Index i = 0; i < kLanes && !in_.stored; ++i) {
             const double log_normalizer = in_.log_normalizer[first + (i < lanes ? i : 0)];
             const float shift = static_cast<float>(log_normalizer);
             shift_.data()[p * kLanes + i] = shift;
             factor_.data()[p * kLanes + i] =
                 i < lanes ? static_cast<float>(std::exp(in_.power * (shift - log_normalizer))) : 0.0f;
         }
-        if (!tokens_ || in_.of_tokens) return;
+        if (!in_.of_rows) return;
         in_.of_rows.visit([&](const auto& rows) {
             pack_rows(p, [&](Index i, Index column) { return widen(rows.row(first + i)[column]); });
         });
@@ -114,10 +124,18 @@ class PanelPass {
             }
     }
 
-    // A tile of P^a for all rows of the block: (panels, kTile, kLanes).
+    Index count(Index tile) const { return std::min<Index>(kTile, vocabulary_ - tile * kTile); }
+
+    // Where a tile of P^a for all rows of the block lies, or will: (panels, kTile, kLanes).
+    float* place(Index tile, Worker& worker) const {
+        if (in_.store) return in_.store + (tile * all_panels_ + block_.first / kLanes) * LogitTile::kSize;
+        return twice_ ? slab_.data() + tile * panels_ * LogitTile::kSize : worker.z.data();
+    }
+
     const float* make(Index tile, Worker& worker) {
-        const Index token = tile * kTile, count = std::min<Index>(kTile, vocabulary_ - token), panels = block_.panels();
-        float* z = twice_ ? slab_.data() + tile * panels_ * LogitTile::kSize : worker.z.data();
+        const Index token = tile * kTile, count = this->count(tile), panels = block_.panels();
+        float* z = place(tile, worker);
+        if (in_.stored) return z;
         logits_(states_[0], panels, 0, token, count, worker.packed.data(), z);
         const float power = static_cast<float>(in_.power);
         for (Index p = 0; p < panels; ++p)
@@ -132,27 +150,43 @@ class PanelPass {
         return z;
     }
 
-    // P^a X over one segment of the vocabulary.
+    // P^a X over one segment of the vocabulary; X = P^aT Y for a round trip, tile by tile.
     void multiply_tokens(Index segment, Worker& worker, const StopToken& stop) {
         for (Index p = 0; p < block_.panels(); ++p) std::fill_n(sum(segment, p), sum_size(), 0.0);
         const Index begin = segment * tiles_ / segments_, end = (segment + 1) * tiles_ / segments_;
         for (Index tile = begin; tile < end && !stop.requested(); ++tile) {
             const float* z = make(tile, worker);
-            const Index token = tile * kTile, count = std::min<Index>(kTile, vocabulary_ - token);
-            in_.of_tokens.visit([&](const auto& x) {
-                for (Index t = 0; t < count; ++t)
-                    for (Index column = 0; column < column_groups_ * kTokens; ++column)
-                        worker.columns.data()[column * kDepth + t] =
-                            column < columns_ ? widen(x.row(token + t)[column]) : 0.0f;
-            });
+            if (round_trip_) {
+                std::fill_n(worker.tile.data(), count(tile) * columns_, 0.0);
+                multiply_rows(z, count(tile), worker, worker.tile.data());
+                pack_columns(count(tile), worker, [&](Index t) { return worker.tile.data() + t * columns_; });
+            } else {
+                in_.of_tokens.visit([&](const auto& x) {
+                    pack_columns(count(tile), worker, [&](Index t) { return x.row(tile * kTile + t); });
+                });
+            }
             for (Index p = 0; p < block_.panels(); ++p)
                 for (Index g = 0; g < column_groups_; ++g) {
                     FloatProduct::multiply(z + p * LogitTile::kSize, worker.columns.data() + g * kTokens * kDepth,
-                                           in_order_, count, true, worker.register_tile.data());
+                                           in_order_, count(tile), true, worker.register_tile.data());
                     double* to = sum(segment, p) + g * kTokens * kLanes;
                     for (int i = 0; i < kTokens * kLanes; ++i) to[i] += worker.register_tile.data()[i];
                 }
         }
+    }
+
+    // worker.columns: (columns, kDepth), from rows of some tokens
+    template <class Row>
+    void pack_columns(Index count, Worker& worker, Row row) const {
+        for (Index t = 0; t < count; ++t)
+            for (Index column = 0; column < column_groups_ * kTokens; ++column)
+                worker.columns.data()[column * kDepth + t] =
+                    column < columns_ ? static_cast<float>(value(row(t)[column])) : 0.0f;
+    }
+    static double value(double x) { return x; }
+    template <class T>
+    static float value(T x) {
+        return widen(x);
     }
 
     // Adds the segments of a panel up, and writes or packs the result.
@@ -171,34 +205,45 @@ class PanelPass {
     }
 
     // P^aT Y for one tile of the vocabulary: added to what earlier blocks of rows gave.
-    void multiply_rows(Index tile, Worker& worker) {
-        const Index token = tile * kTile, count = std::min<Index>(kTile, vocabulary_ - token), panels = block_.panels();
-        const float* z = twice_ ? slab_.data() + tile * panels_ * LogitTile::kSize : make(tile, worker);
+    void multiply_rows(Index tile, Worker& worker, double* out) {
+        multiply_rows(twice_ ? place(tile, worker) : make(tile, worker), count(tile), worker, out);
+    }
+
+    // What a product of rows takes of the next panels: stored rows come from memory.
+    static void prefetch(const float* z) {
+        for (Index q = 0; q < kDepth / kLanes; ++q)
+            for (Index i = 0; i < kTokens * kLanes; i += 16) __builtin_prefetch(z + q * LogitTile::kSize + i);
+    }
+
+    // out (count, columns) += the adjoint of z (panels, kTile, kLanes) times the packed rows
+    void multiply_rows(const float* z, Index count, Worker& worker, double* out) const {
         constexpr Index panels_in_run = kDepth / kLanes;
-        for (Index g = 0; g < count; g += kTokens)
-            for (Index p = 0; p < panels; p += panels_in_run) {
-                const Index run = std::min(panels_in_run, panels - p);
-                for (Index t = 0; t < kTokens; ++t)
-                    for (Index q = 0; q < run; ++q)
-                        std::copy_n(z + (p + q) * LogitTile::kSize + (g + t) * kLanes, kLanes,
-                                    worker.rows.data() + t * kDepth + q * kLanes);
+        for (Index p = 0; p < block_.panels(); p += panels_in_run) {
+            const Index run = std::min(panels_in_run, block_.panels() - p);
+            for (Index g = 0; g < count; g += kTokens) {
+                if (in_.stored && p + 2 * run <= block_.panels())
+                    prefetch(z + (p + run) * LogitTile::kSize + g * kLanes);
                 for (Index c = 0; c < column_panels_; ++c) {
-                    FloatProduct::multiply(packed_rows_.data() + (c * panels_ + p) * kLanes * kLanes,
-                                           worker.rows.data(), in_order_, run * kLanes, true,
-                                           worker.register_tile.data());
+                    const Index columns = std::min<Index>(kLanes, columns_ - c * kLanes);
+                    const auto multiply =
+                        columns <= kWidth ? FloatProduct::multiply<1, kLanes> : FloatProduct::multiply<2, kLanes>;
+                    multiply(packed_rows_.data() + (c * panels_ + p) * kLanes * kLanes,
+                             z + p * LogitTile::kSize + g * kLanes, across_panels_, run * kLanes, true,
+                             worker.register_tile.data());
                     for (Index t = 0; t < std::min<Index>(kTokens, count - g); ++t)
-                        for (Index j = 0; j < std::min<Index>(kLanes, columns_ - c * kLanes); ++j)
-                            tokens_[(token + g + t) * columns_ + c * kLanes + j] +=
-                                worker.register_tile.data()[t * kLanes + j];
+                        for (Index j = 0; j < columns; ++j)
+                            out[(g + t) * columns_ + c * kLanes + j] += worker.register_tile.data()[t * kLanes + j];
                 }
             }
+        }
     }
 
     const PanelRequest& in_;
     double *const rows_, *const tokens_;
     const int num_threads_;
     const Index vocabulary_, columns_, column_groups_, column_panels_, tiles_, segments_;
-    const bool twice_;
+    const bool twice_, round_trip_;
+    const Index all_panels_;  // of all rows
     const Extent extent_;
     const SummationOrder order_;
     const LogitTile logits_;
@@ -211,10 +256,21 @@ class PanelPass {
     AlignedBuffer<double> sums_;           // (segments, panels, columns, kLanes)
     AlignedBuffer<float> slab_;            // (tiles, panels, kTile, kLanes)
     std::vector<Worker> workers_;
-    std::int32_t in_order_[kDepth];
+    std::int32_t in_order_[kDepth], across_panels_[kDepth];  // of the lanes of one panel after those of another
 };
 
 }  // namespace
+
+Index panel_store_size(Index rows, Index vocabulary) {
+    return divided_up(vocabulary, kTile) * divided_up(rows, kLanes) * LogitTile::kSize;
+}
+
+Index round_trip_bytes(Index rows, Index width, Index vocabulary, Index columns) {
+    const Index floats = width + kTile + divided_up(columns, kLanes) * kLanes,
+                doubles = segments(divided_up(vocabulary, kTile), columns) * divided_up(columns, kTokens) * kTokens;
+    return divided_up(rows, kLanes) * kLanes *
+           (static_cast<Index>(sizeof(float)) * floats + static_cast<Index>(sizeof(double)) * doubles);
+}
 
 void panel_product(const PanelRequest& request, double* rows, double* tokens, int num_threads, const Watch& watch) {
     PanelPass(request, rows, tokens, num_threads)(watch);

@@ -14,10 +14,17 @@ struct PanelRequest {
     FloatMatrix of_rows;                     // Y (n, b)
     const double* weights = nullptr;         // (n,) or none, of the rows in P^aT diag(weights) P^a X
     Index max_memory = 0;                    // bytes, as rows_within has it
+    float* store = nullptr;                  // panel_store_size floats, on a cache line, where P^a is kept; or none
+    bool stored = false;                     // it is there, from an earlier pass with the same power
 };
 
-// rows (n, b), if wanted: P^a X. tokens (V, b), if wanted: P^aT Y, or P^aT diag(weights) P^a X where X is given; each
-// block of rows is then made once and used twice.
+Index panel_store_size(Index rows, Index vocabulary);
+// Working memory for P^a P^aT Y, which takes all rows at once.
+Index round_trip_bytes(Index rows, Index width, Index vocabulary, Index columns);
+
+// rows (n, b), if wanted: P^a X, or P^a P^aT Y where Y is given. tokens (V, b), if wanted: P^aT Y, or
+// P^aT diag(weights) P^a X where X is given. What goes through both is made once and used twice: block of rows by block
+// of rows from X, tile of tokens by tile of tokens from Y.
 void panel_product(const PanelRequest& request, double* rows, double* tokens, int num_threads, const Watch& watch);
 
 }  // namespace markovlm

@@ -16,6 +16,7 @@ from ._bootstrap import Estimate
 from ._channels import Capacity, Garbling, channel_capacity, garbling
 from ._coherence import Coherence, temporal_coherence
 from ._constructors import coarse_grain, copy, deterministic, discard, identity, state, swap, uniform
+from ._dirichlet import dirichlet_energy
 from ._divergences import KL, ChiSquared, Divergence, JensenShannon, Renyi, SquaredHellinger, TotalVariation
 from ._ext import build_info
 from ._f_divergence import FDivergence
@@ -28,7 +29,9 @@ from ._information import (
     state_prediction_information,
 )
 from ._kernels import Kernel
+from ._modes import Modes, modes
 from ._nll import NLL, nll
+from ._operators import SimilarityOperator
 from ._panels import adjoint_product, normal_product, panel_product, prototypes
 from ._profile import LayerCurves, Profile, TokenTable, profile
 from ._rowwise import (
@@ -42,7 +45,11 @@ from ._rowwise import (
     supremum_categorical_entropy,
     supremum_divergence,
 )
+from ._similarity import similarity_operator
 from ._softmax import SoftmaxKernel, SoftmaxStats, mean_prediction, softmax_stats
+from ._spectral import Spectrum, eigsh
+from ._summaries import SpectralSummary, spectral_summary
+from ._svds import SingularSpectrum, svds
 
 if TYPE_CHECKING:
     from ._extract import Head, extract
@@ -71,10 +78,15 @@ __all__ = [
     "JensenShannon",
     "Kernel",
     "LayerCurves",
+    "Modes",
     "Profile",
     "Renyi",
+    "SimilarityOperator",
+    "SingularSpectrum",
     "SoftmaxKernel",
     "SoftmaxStats",
+    "SpectralSummary",
+    "Spectrum",
     "SquaredHellinger",
     "TokenTable",
     "TotalVariation",
@@ -92,15 +104,18 @@ __all__ = [
     "conditional_mutual_information",
     "copy",
     "deterministic",
+    "dirichlet_energy",
     "discard",
     "divergence",
     "divergences",
+    "eigsh",
     "errors",
     "extract",
     "garbling",
     "identity",
     "joint",
     "mean_prediction",
+    "modes",
     "mutual_information",
     "nll",
     "normal_product",
@@ -108,11 +123,14 @@ __all__ = [
     "profile",
     "prototypes",
     "representation_divergence",
+    "similarity_operator",
     "softmax_stats",
+    "spectral_summary",
     "state",
     "state_prediction_information",
     "supremum_categorical_entropy",
     "supremum_divergence",
+    "svds",
     "swap",
     "temporal_coherence",
     "typing",

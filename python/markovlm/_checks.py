@@ -331,6 +331,29 @@ def panel(name: str, value: ArrayInput, length: int, axis: str) -> ModelArray:
     return array
 
 
+def columns(name: str, value: ArrayInput, length: int, axis: str) -> FloatArray:
+    """A finite float64 array of shape (length,) or (length, b)."""
+    array = as_numpy(name, value)
+    if array.dtype.kind not in "iu" and not _is_floating(array):
+        raise DTypeError(f"{name}: expected real numbers, got {array.dtype}")
+    if array.ndim not in (1, 2) or array.shape[0] != length:
+        raise ShapeError(f"{name}: expected shape ({length},) or ({length}, b), one row per {axis}, got {array.shape}")
+    array = np.asarray(array, dtype=np.float64)
+    bad = np.argwhere(~np.isfinite(array))
+    if bad.size:
+        place = tuple(int(i) for i in bad[0])
+        where = f"row {place[0]}" + (f", column {place[1]}" if len(place) == 2 else "")
+        raise ValueRangeError(f"{name}: expected finite values, got {array[place]} at {where}")
+    return array
+
+
+def choice(name: str, value: str, allowed: Sequence[str]) -> str:
+    """One of some words."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueRangeError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
 def memory(value: int | None) -> int:
     """Bytes that a pass may take; 0 stands for its default."""
     return 0 if value is None else count("max_memory", value, 1, 2**62)

@@ -7,9 +7,24 @@ import numpy as np
 from . import _checks
 from ._ext import core
 from ._softmax import SoftmaxKernel, softmax_stats
-from .typing import ArrayInput, FloatArray, ModelArray, Progress
+from .typing import ArrayInput, FloatArray, ModelArray, Progress, SinglePrecisionArray
 
-__all__ = ["adjoint_product", "normal_product", "panel_product", "prototypes"]
+__all__ = ["PowerStore", "adjoint_product", "normal_product", "panel_product", "product", "prototypes"]
+
+
+class PowerStore:
+    """Room for ``P^a`` as the passes make it, in float32: the first product fills it, later ones read it."""
+
+    def __init__(self, P: SoftmaxKernel) -> None:
+        size = self.size(P)
+        unaligned: SinglePrecisionArray = np.empty(size + 16, np.float32)
+        first = -unaligned.ctypes.data % 64 // 4
+        self.array, self.filled = unaligned[first : first + size], False
+
+    @staticmethod
+    def size(P: SoftmaxKernel) -> int:
+        """Number of floats."""
+        return core.store_size(*P.shape)
 
 
 def panel_product(
@@ -61,7 +76,7 @@ def panel_product(
     >>> mk.panel_product(P, np.array([[8.0], [4.0]])).round(5)
     array([[5.]])
     """
-    rows, _ = _run(P, power, log_normalizer, max_memory, num_threads, progress, X=X, want_rows=True)
+    rows, _ = product(P, power, log_normalizer, max_memory, num_threads, progress, X=X, want_rows=True)
     assert rows is not None  # for the type checker
     return rows
 
@@ -99,7 +114,7 @@ def adjoint_product(
     array([[0.375],
            [0.625]])
     """
-    _, tokens = _run(P, power, log_normalizer, max_memory, num_threads, progress, Y=Y, want_tokens=True)
+    _, tokens = product(P, power, log_normalizer, max_memory, num_threads, progress, Y=Y, want_tokens=True)
     assert tokens is not None  # for the type checker
     return tokens
 
@@ -146,7 +161,7 @@ def normal_product(
     """
     n = P.shape[0]
     law = np.full(n, 1.0 / max(n, 1)) if weights is None else _checks.row_weights(weights, n)
-    _, tokens = _run(P, power, log_normalizer, max_memory, num_threads, progress, X=X, weights=law, want_tokens=True)
+    _, tokens = product(P, power, log_normalizer, max_memory, num_threads, progress, X=X, weights=law, want_tokens=True)
     assert tokens is not None  # for the type checker
     return tokens
 
@@ -180,7 +195,7 @@ def prototypes(
     )
 
 
-def _run(
+def product(
     P: SoftmaxKernel,
     power: float,
     log_normalizer: ArrayInput | None,
@@ -193,14 +208,16 @@ def _run(
     weights: FloatArray | None = None,
     want_rows: bool = False,
     want_tokens: bool = False,
+    store: PowerStore | None = None,
 ) -> tuple[FloatArray | None, FloatArray | None]:
+    """What `panel.hpp` says: (P^a X, or P^a P^aT Y; P^aT Y, or P^aT D P^a X), None where it is not wanted."""
     n, vocabulary = P.shape
     power = _checks.positive("power", power)
     of_tokens: ModelArray | None = None if X is None else _checks.panel("X", X, vocabulary, "V")
     of_rows: ModelArray | None = None if Y is None else _checks.panel("Y", Y, n, "n")
     if log_normalizer is None:
         log_normalizer = softmax_stats(P, max_memory=max_memory, num_threads=num_threads).log_normalizer
-    return core.panel_product(
+    found = core.panel_product(
         P.hidden,
         P._head_arguments(),
         _checks.log_normalizers(log_normalizer, n),
@@ -210,7 +227,12 @@ def _run(
         weights,
         want_rows,
         want_tokens,
+        None if store is None else store.array,
+        store is not None and store.filled,
         _checks.memory(max_memory),
         _checks.threads(num_threads),
         progress,
     )
+    if store is not None:
+        store.filled = True
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -14,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from . import _checks, _store
+from . import _checks, _json, _store
 from ._bootstrap import Estimate
 from ._ext import build_info
 from ._features import Features
 from ._layers import LayerCurves, layer_curves
+from ._modes import Modes
 from ._nll import nll
 from .errors import FileFormatError, MissingDependencyError
 from .typing import FloatArray, IntArray, Progress
@@ -97,13 +97,16 @@ class Profile:
         fields["renyi"] = {f"{order:g}": e for order, e in zip(self.renyi_orders, self.renyi, strict=True)}
         fields["model"] = self.model
         fields["layers"] = None if self.layers is None else vars(self.layers)
-        return {name: _plain(value) for name, value in fields.items()}
+        return {name: _json.plain(value) for name, value in fields.items()}
 
-    def to_html(self, path: str | PathLike[str]) -> None:
-        """Write the report: one self-contained HTML file that opens offline. Needs ``markovlm[report]``."""
+    def to_html(self, path: str | PathLike[str], modes: Modes | None = None) -> None:
+        """Write the report: one self-contained HTML file that opens offline. Needs ``markovlm[report]``.
+
+        With ``modes`` of the same contexts it shows them too; those of others are a `ValueRangeError`.
+        """
         from ._report import write_html
 
-        write_html(self, path)
+        write_html(self, path, modes)
 
     def to_frame(self) -> Any:
         """The tokens as a pandas data frame, one row per context; ``top_ids``, ``top_log_probs`` are left out."""
@@ -140,8 +143,8 @@ class Profile:
         fields = json.loads(metadata["fields"])
         num_rows = fields.pop("layers.num_rows", None)
         for name in ("nll", "entropy", "calibration", "accuracy"):
-            fields[name] = _estimate(fields[name])
-        fields["renyi"] = tuple(_estimate(e) for e in fields["renyi"])
+            fields[name] = _json.estimate(fields[name])
+        fields["renyi"] = tuple(_json.estimate(e) for e in fields["renyi"])
         fields["renyi_orders"] = tuple(fields["renyi_orders"])
         fields["vocabulary"] = {int(k): v for k, v in fields["vocabulary"].items()}
 
@@ -154,22 +157,6 @@ class Profile:
             layers=None if num_rows is None else LayerCurves(num_rows=num_rows, **part("layers.")),
             **fields,
         )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Estimate):
-        value = dataclasses.asdict(value)
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _estimate(fields: dict[str, Any]) -> Estimate:
-    return Estimate(fields["value"], tuple(fields["interval"]), fields["level"])
 
 
 def profile(

@@ -13,16 +13,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from . import _ext
-from .errors import MarkovLMError, ValueRangeError
+from ._features import Features
+from ._modes import Modes, modes
+from ._profile import Profile, profile
+from ._report import require_libraries, same_contexts
+from ._similarity import KINDS
+from .errors import FileFormatError, MarkovLMError, ValueRangeError
 
 PROFILE_FILE = "profile.safetensors"
 FEATURES_FILE = "features.safetensors"
+SPECTRUM_FILE = "spectrum.safetensors"
 REPORT_FILE = "report.html"
 
 app = typer.Typer(
@@ -34,6 +41,29 @@ app = typer.Typer(
 _stderr = Console(stderr=True)
 
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads; default: all that this process may use.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help='Hub id, directory, .gguf file, "smollm2-135m", or what --save-features kept (.safetensors).',
+        show_default=False,
+    ),
+]
+Texts = Annotated[
+    list[Path] | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        help="UTF-8 text; repeat for more. Default: Python's docstrings.",
+    ),
+]
+Tokens = Annotated[int, typer.Option(min=1, help="Contexts to use at most; of kept features all are used.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Directory for the results; default: markovlm-NAME, or where kept features are.")
+]
+ContextLength = Annotated[int, typer.Option(min=1, help="Contexts per sequence at most.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Let the model run its own code.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON for scripts on standard output, and nothing else there.")
 ]
@@ -101,81 +131,113 @@ def options(
     """What a language model's hidden states know: entropies, calibration, information."""
 
 
+def _parse_similarity(kind: str) -> str:
+    """Known before the model is run."""
+    if kind not in KINDS:
+        raise typer.BadParameter(f"expected one of {', '.join(KINDS)}, got {kind!r}", param_hint="--similarity")
+    return kind
+
+
 @app.command("profile")
 @_user_errors
 def profile_command(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help='Hub id, directory, .gguf file, or "smollm2-135m".', show_default=False),
-    ],
-    text: Annotated[
-        list[Path] | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            help="UTF-8 text; repeat for more. Default: Python's docstrings.",
-        ),
-    ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Contexts to use at most.")] = 8192,
+    model: Model,
+    text: Texts = None,
+    tokens: Tokens = 8192,
     layers: Annotated[str, typer.Option(help="all, none, or numbers such as 0,10,20 (0 is the embedding).")] = "all",
-    out: Annotated[Path | None, typer.Option(help="Directory for the results; default: markovlm-NAME.")] = None,
+    out: Out = None,
     threads: Threads = None,
-    context_length: Annotated[int, typer.Option(min=1, help="Contexts per sequence at most.")] = 512,
+    context_length: ContextLength = 512,
     layer_rows: Annotated[int, typer.Option(min=1, help="Contexts, evenly spread, for the curves over layers.")] = 128,
     save_features: Annotated[
         bool, typer.Option("--save-features", help="Keep states and head for other analyses.")
     ] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Let the model run its own code.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Profile MODEL on some text: print a table, write the profile and one self-contained report."""
-    from ._extract import extract
-    from ._profile import profile
-    from ._report import require_libraries
-
     require_libraries()
-    chosen = _parse_layers(layers)
-    texts, names = _read_texts(text, tokens)
-    out = out or Path(f"markovlm-{_stem(model)}")
+    options = {"layers": _parse_layers(layers), "layer_tokens": layer_rows}
+    options |= {"context_length": context_length, "trust_remote_code": trust_remote_code}
+    source, out = _source(model, text, tokens), _directory(model, out)
     with _output_directory(out):
-        _limit_torch(threads)
         with _progress() as stage:
-            features = extract(
-                model,
-                texts=texts,
-                text_names=names,
-                layers=chosen,
-                max_tokens=tokens,
-                context_length=context_length,
-                layer_tokens=layer_rows,
-                trust_remote_code=trust_remote_code,
-                progress=stage("forward pass (tokens)"),
-            )
+            features = _features(model, source, tokens, threads, stage, **options)
             result = profile(features, layer_rows=layer_rows, num_threads=threads, progress=stage("profile (contexts)"))
         if save_features:
             features.save(out / FEATURES_FILE)
         result.save(out / PROFILE_FILE)
-        result.to_html(out / REPORT_FILE)
-    _show(result, out, as_json)
+        found = _modes_in(out, result)
+        result.to_html(out / REPORT_FILE, found)
+    _show(out, as_json, result, found, [result])
+
+
+@app.command("spectrum")
+@_user_errors
+def spectrum_command(
+    model: Model,
+    text: Texts = None,
+    tokens: Tokens = 4096,
+    similarity: Annotated[str, typer.Option(callback=_parse_similarity, help=", ".join(KINDS) + ".")] = KINDS[0],
+    count: Annotated[int, typer.Option("--modes", min=1, help="How many, the largest first.")] = 16,
+    centered: Annotated[bool, typer.Option(help="Leave out what all contexts share.")] = False,
+    beta: Annotated[float, typer.Option(help="Sharpness of the last two similarities.")] = 1.0,
+    splits: Annotated[int, typer.Option(min=0, help="Of the text into halves, to see which modes replicate.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the splits.")] = 0,
+    max_memory: Annotated[
+        int, typer.Option(min=1, help="MiB; predictions are kept where contexts × vocabulary × 4 bytes fit.")
+    ] = 1024,
+    out: Out = None,
+    threads: Threads = None,
+    context_length: ContextLength = 512,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the modes of MODEL's predictions on some text: print a table, write them and one self-contained report.
+
+    A profile of the same contexts that is there already is kept: it may hold layers.
+    """
+    require_libraries()
+    options = {"layers": (), "context_length": context_length, "trust_remote_code": trust_remote_code}
+    source, out = _source(model, text, tokens), _directory(model, out)
+    with _output_directory(out):
+        with _progress() as stage:
+            features = _features(model, source, tokens, threads, stage, **options)
+            found = modes(
+                features,
+                similarity,
+                count,
+                beta=beta,
+                centered=centered,
+                num_splits=splits,
+                seed=seed,
+                max_memory=max_memory * 2**20,
+                num_threads=threads,
+                progress=stage("modes (columns)"),
+            )
+            kept = _profile_in(out, features)
+            result = kept or profile(features, num_threads=threads, progress=stage("profile (contexts)"))
+        if kept is None:
+            result.save(out / PROFILE_FILE)
+        found.save(out / SPECTRUM_FILE)
+        result.to_html(out / REPORT_FILE, found)
+    _show(out, as_json, result, found, [found])
 
 
 @app.command("report")
 @_user_errors
 def report_command(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="What `markovlm profile` wrote.", show_default=False)
+        Path,
+        typer.Argument(metavar="DIR", help="What `markovlm profile` or `spectrum` wrote.", show_default=False),
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Print the table of a saved profile and write its report again."""
-    from ._profile import Profile
-
+    """Print the tables of what is saved and write its report again."""
     result = Profile.load(directory / PROFILE_FILE)
-    result.to_html(directory / REPORT_FILE)
-    _show(result, directory, as_json)
+    found = _modes_in(directory, result)
+    result.to_html(directory / REPORT_FILE, found)
+    _show(directory, as_json, result, found, [result] if found is None else [result, found])
 
 
 @app.command("info")
@@ -196,13 +258,44 @@ def info_command(as_json: AsJson = False) -> None:
         typer.echo(f"{name:<14} {value}")
 
 
-def _show(result: Any, directory: Path, as_json: bool) -> None:
+def _show(directory: Path, as_json: bool, result: Profile, found: Modes | None, tables: list[object]) -> None:
     if as_json:
-        files = {"profile": str(directory / PROFILE_FILE), "report": str(directory / REPORT_FILE)}
-        typer.echo(json.dumps({**result.summary(), "files": files}, allow_nan=False))
+        names = {"profile": PROFILE_FILE, "report": REPORT_FILE} | ({} if found is None else {"modes": SPECTRUM_FILE})
+        summary = {**result.summary(), "files": {name: str(directory / file) for name, file in names.items()}}
+        typer.echo(json.dumps(summary | ({} if found is None else {"modes": found.summary()}), allow_nan=False))
         return
-    typer.echo(str(result))
+    typer.echo("\n\n".join(map(str, tables)))
     typer.echo(f"\nReport: {directory / REPORT_FILE}")
+
+
+def _modes_in(directory: Path, result: Profile) -> Modes | None:
+    """Modes of the profile's contexts; those of others are left out, which is said."""
+    path = directory / SPECTRUM_FILE
+    if not path.exists():
+        return None
+    found = Modes.load(path)
+    if same_contexts(result, found):
+        return found
+    typer.echo(f"markovlm: {path} has modes of other contexts, which the report leaves out", err=True)
+    return None
+
+
+def _profile_in(directory: Path, features: Features) -> Profile | None:
+    """The profile that is there, if it is of the same model, texts and contexts."""
+    try:
+        result = Profile.load(directory / PROFILE_FILE)
+    except (FileNotFoundError, FileFormatError):
+        return None
+    same = (
+        _identity(result.provenance) == _identity(features.provenance or {})
+        and np.array_equal(result.tokens.context_id, features.token_ids)
+        and np.array_equal(result.tokens.sequence_id, features.sequence_ids)
+    )
+    return result if same else None
+
+
+def _identity(provenance: dict[str, Any]) -> tuple[Any, ...]:
+    return provenance.get("model"), [text.get("sha256") for text in provenance.get("texts") or []]
 
 
 def _version(package: str) -> str | None:
@@ -223,6 +316,42 @@ def _parse_layers(text: str) -> Literal["all"] | tuple[int, ...]:
         raise typer.BadParameter(
             f"expected all, none, or numbers such as 0,10,20, got {text!r}", param_hint="--layers"
         ) from None
+
+
+def _are_features(model: str) -> bool:
+    return model.endswith(".safetensors")
+
+
+def _source(model: str, text: list[Path] | None, tokens: int) -> tuple[list[str], list[str]] | None:
+    """Texts and their names, or None where features hold them."""
+    if not _are_features(model):
+        return _read_texts(text, tokens)
+    if text:
+        raise typer.BadParameter("kept features hold their text; leave it out", param_hint="--text")
+    return None
+
+
+def _features(
+    model: str,
+    source: tuple[list[str], list[str]] | None,
+    tokens: int,
+    threads: int | None,
+    stage: Callable[[str], Callable[[int, int], None]],
+    **options: Any,
+) -> Features:
+    """Those that were kept, or extracted from a model."""
+    if source is None:
+        return Features.load(model)
+    from ._extract import extract
+
+    _limit_torch(threads)
+    texts, names = source
+    progress = stage("forward pass (tokens)")
+    return extract(model, texts=texts, text_names=names, max_tokens=tokens, progress=progress, **options)
+
+
+def _directory(model: str, out: Path | None) -> Path:
+    return out or (Path(model).parent if _are_features(model) else Path(f"markovlm-{_stem(model)}"))
 
 
 def _read_texts(files: list[Path] | None, tokens: int) -> tuple[list[str], list[str]]:

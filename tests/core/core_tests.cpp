@@ -7,6 +7,7 @@
 #include "finite/sparse_product.hpp"
 #include "softmax/panel.hpp"
 #include "softmax/stats.hpp"
+#include "spectral_tests.hpp"
 
 #include <cstdio>
 #include <cstring>
@@ -199,7 +200,7 @@ void test_passes(Index n, Index V, Index d, const Options& o, const std::string&
     const Index b = 1 + (n + V) % 7;
     const Matrix<float> x(V, b, 1.0f), y(n, b, 1.0f);
     const auto B = static_cast<std::size_t>(b);
-    std::vector<double> applied(N * B), adjoint(vocabulary * B), both(vocabulary * B);
+    std::vector<double> applied(N * B), adjoint(vocabulary * B), both(vocabulary * B), trip(N * B), of_stored(N * B);
     PanelRequest panel;
     panel.hidden = hidden.view;
     panel.head = request.head;
@@ -210,17 +211,35 @@ void test_passes(Index n, Index V, Index d, const Options& o, const std::string&
     panel.of_tokens = FloatMatrix();
     panel.of_rows = y.view;
     panel_product(panel, nullptr, adjoint.data(), o.threads, [](Index) {});
+    panel_product(panel, trip.data(), nullptr, o.threads, [](Index) {});
+    const AlignedBuffer<float> store(panel_store_size(n, V));
+    panel.store = store.data();
+    panel_product(panel, of_stored.data(), nullptr, o.threads, [](Index) {});
+    check(trip == of_stored, name + " P P^T Y is the same when P is kept");
+    panel.stored = true;
+    std::fill(of_stored.begin(), of_stored.end(), -1.0);
+    panel_product(panel, of_stored.data(), nullptr, o.threads, [](Index) {});
+    check(trip == of_stored, name + " P P^T Y is the same from what was kept");
+    std::vector<double> adjoint_of_stored(vocabulary * B);
+    panel_product(panel, nullptr, adjoint_of_stored.data(), o.threads, [](Index) {});
+    check(adjoint == adjoint_of_stored, name + " P^T Y is the same from what was kept");
     for (Index c = 0; c < b; ++c) {
-        std::vector<double> exact(N), exact_adjoint(vocabulary), exact_both(vocabulary);
+        std::vector<double> exact(N), exact_adjoint(vocabulary), exact_both(vocabulary), exact_trip(N);
         for (std::size_t i = 0; i < N; ++i)
             for (std::size_t w = 0; w < vocabulary; ++w) {
                 exact[i] += std::sqrt(rows[i][w]) * x(static_cast<Index>(w), c);
                 exact_adjoint[w] += std::sqrt(rows[i][w]) * y(static_cast<Index>(i), c);
             }
         for (std::size_t i = 0; i < N; ++i)
-            for (std::size_t w = 0; w < vocabulary; ++w) exact_both[w] += std::sqrt(rows[i][w]) * exact[i];
+            for (std::size_t w = 0; w < vocabulary; ++w) {
+                exact_both[w] += std::sqrt(rows[i][w]) * exact[i];
+                exact_trip[i] += std::sqrt(rows[i][w]) * exact_adjoint[w];
+            }
         const auto column = static_cast<std::size_t>(c);
-        for (std::size_t i = 0; i < N; ++i) check_near(applied[i * B + column], exact[i], 20, name + " P X");
+        for (std::size_t i = 0; i < N; ++i) {
+            check_near(applied[i * B + column], exact[i], 20, name + " P X");
+            check_near(trip[i * B + column], exact_trip[i], 200, name + " P P^T Y");
+        }
         for (std::size_t w = 0; w < vocabulary; ++w) {
             check_near(adjoint[w * B + column], exact_adjoint[w], 20, name + " P^T Y");
             check_near(both[w * B + column], exact_both[w], 200, name + " P^T P X");
@@ -407,6 +426,7 @@ int main(int argc, char** argv) {
     const bool thorough = argc < 2 || std::strcmp(argv[1], "quick") != 0;
     test_loop();
     test_sparse_products(thorough);
+    SpectralTests(check).run(thorough);
     test_type<float>("float32", thorough);
     test_type<BFloat16>("bfloat16", thorough);
     std::printf("%d checks, %d failures, vectors of %d floats\n", checks, failures, kWidth);

@@ -1,5 +1,6 @@
 """What every build of the compiled core offers. There is no module of this name: one of ``_core_*`` is loaded."""
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -37,10 +38,14 @@ def panel_product(
     weights: FloatArray | None,
     want_rows: bool,
     want_tokens: bool,
+    store: SinglePrecisionArray | None,
+    stored: bool,
     max_memory: int,
     num_threads: int,
     progress: Progress | None,
 ) -> tuple[FloatArray | None, FloatArray | None]: ...
+def round_trip_bytes(n: int, width: int, vocabulary: int, columns: int) -> int: ...
+def store_size(n: int, vocabulary: int) -> int: ...
 def sparse_product(
     a_indptr: Indices,
     a_indices: Indices,
@@ -52,6 +57,18 @@ def sparse_product(
     num_threads: int,
     progress: Progress | None,
 ) -> tuple[Indices, Indices, FloatArray]: ...
+def eigsh(
+    apply: Callable[[FloatArray], FloatArray],
+    draw: Callable[[int], FloatArray],
+    n: int,
+    k: int,
+    block_size: int,
+    tolerance: float,
+    largest_asymmetry: float,
+    max_applies: int,
+    num_threads: int,
+    progress: Progress | None,
+) -> dict[str, Any]: ...
 def first_non_finite(array: ModelArray) -> tuple[int, int] | None: ...
 
 jensen_shannon_series: list[float]

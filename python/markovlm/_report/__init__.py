@@ -7,12 +7,14 @@ import os
 import secrets
 from pathlib import Path
 
+from .._modes import Modes
 from .._profile import Profile
 from ..errors import MissingDependencyError
 from ._html import render_html
+from ._modes import modes_table, same_contexts
 from ._text import text_table
 
-__all__ = ["render_html", "require_libraries", "text_table", "write_html"]
+__all__ = ["modes_table", "render_html", "require_libraries", "same_contexts", "text_table", "write_html"]
 
 
 def require_libraries() -> None:
@@ -22,18 +24,22 @@ def require_libraries() -> None:
         raise MissingDependencyError(f"the report needs {', '.join(missing)}: pip install 'markovlm[report]'")
 
 
-def write_html(profile: Profile, path: str | os.PathLike[str]) -> None:
+def write_html(profile: Profile, path: str | os.PathLike[str], modes: Modes | None = None) -> None:
     """Write the report to ``path``, in one step: a reader sees the old file or the new one, never half of it.
+
+    With ``modes`` of the same contexts it has a section on them.
 
     Raises
     ------
     MissingDependencyError
         jinja2 or matplotlib is not installed (``pip install 'markovlm[report]'``).
+    ValueRangeError
+        The modes are those of other contexts.
     OSError
         The folder does not exist or cannot be written. An existing file at ``path`` is left as it was.
     """
     require_libraries()
-    html = render_html(profile)
+    html = render_html(profile, modes)
     target = Path(path)
     # in the same folder, since a rename is atomic only within one file system
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._modes import Modes
 from .._profile import LayerCurves, Profile
 from ..typing import FloatArray
 from ._tokens import RANK_LABELS, rank_shares, reliability
@@ -66,8 +67,8 @@ STYLE: dict[str, Any] = {
 Draw = Callable[["Axes"], None]
 
 
-def figures(profile: Profile) -> dict[str, str]:
-    """Name → SVG markup, for every figure that the profile has the numbers for."""
+def figures(profile: Profile, modes: Modes | None = None) -> dict[str, str]:
+    """Name → SVG markup, for every figure that the profile and the modes have the numbers for."""
     drawn: dict[str, Draw] = {}
     tokens = profile.tokens
     known = tokens.nll[np.isfinite(tokens.nll)]
@@ -93,6 +94,9 @@ def figures(profile: Profile) -> dict[str, str]:
             drawn["layers-kl"] = lambda ax: _layers_kl(ax, curves)
         if curves.renyi.ndim == 2 and curves.renyi.shape[1]:
             drawn["layers-renyi"] = lambda ax: _layers_renyi(ax, curves)
+    if modes is not None and (modes.eigenvalues > 0).any():
+        drawn["modes-spectrum"] = lambda ax: _modes_spectrum(ax, modes)
+        drawn["modes-share"] = lambda ax: _modes_share(ax, modes)
     return {name: _svg(name, draw) for name, draw in drawn.items()}
 
 
@@ -194,13 +198,18 @@ def _layers_kl(ax: Axes, curves: LayerCurves) -> None:
     interval = np.where(interval > 0, interval, np.nan)[shown]
     ax.set_yscale("log")
     _band(ax, curves.layer[shown], kl[shown], interval, "green")
+    _log_ticks(ax)
+    _layer_axis(ax, curves)
+
+
+def _log_ticks(ax: Axes) -> None:
+    """Few, written as plain numbers."""
     low, high = ax.get_ylim()
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = (1,) if last - first > 3 else (1, 3)
+    steps = (1,) if last - first > 3 else (1, 3) if last - first > 2 else (1, 2, 5)
     ticks = [t for e in range(first, last + 1) for s in steps if low <= (t := s * 10.0**e) <= high]
     ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
     ax.set_yticks([], minor=True)
-    _layer_axis(ax, curves)
 
 
 def _layers_information(ax: Axes, curves: LayerCurves) -> None:
@@ -305,3 +314,45 @@ def _renyi(ax: Axes, profile: Profile) -> None:
     ax.set_xticks(x, ["∞" if math.isinf(a) else f"{a:g}" for a in profile.renyi_orders])
     ax.set_xlim(-0.4, len(x) - 0.4)
     ax.set_xlabel("order α")
+
+
+def _modes_spectrum(ax: Axes, modes: Modes) -> None:
+    numbers, values = np.arange(1, modes.num_modes + 1), modes.eigenvalues
+    shown = values > 1e-12 * values[0]  # what is 0 up to rounding has no place on a log scale
+    ax.set_yscale("log")
+    for x, low, high in zip(numbers[shown], modes.lower[shown], modes.upper[shown], strict=True):
+        ax.plot([x, x], [max(low, 1e-12 * values[0]), high], "-", color=PALETTE["blue"], alpha=0.45, linewidth=3.5)
+    ax.plot(numbers[shown], values[shown], "o", color=PALETTE["blue"], markersize=5)
+    if 1e-12 * values[0] < modes.rest < math.inf:
+        ax.axhline(modes.rest, color=PALETTE["muted"], linewidth=1.0, linestyle=(0, (4, 3)))
+        ax.annotate(
+            "no other is above this",
+            (0.0, modes.rest),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, -5),
+            textcoords="offset points",
+            va="top",
+        )
+    low, high = ax.get_ylim()
+    ax.set_ylim(low / 1.25, high)  # room for these words
+    _log_ticks(ax)
+    _modes_axis(ax, modes)
+
+
+def _modes_share(ax: Axes, modes: Modes) -> None:
+    numbers = np.arange(modes.num_modes + 1)
+    total = 100 * np.concatenate([[0.0], np.cumsum(modes.shares)])
+    ax.stairs(100 * modes.shares, numbers + 0.5, fill=True, color=PALETTE["blue"], alpha=0.3, linewidth=0)
+    ax.plot(numbers[1:], total[1:], "-o", color=PALETTE["blue"])
+    with _padded(ax, bottom=0.0):
+        ax.set_ylim(0.0, max(float(total.max()), 1e-3))
+    ax.yaxis.set_major_formatter("{x:g} %")
+    _modes_axis(ax, modes)
+
+
+def _modes_axis(ax: Axes, modes: Modes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set_xlabel("mode")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
+    ax.set_xlim(0.4, modes.num_modes + 0.6)

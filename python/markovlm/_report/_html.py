@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from .._bootstrap import Estimate
+from .._modes import Modes
 from .._profile import LayerCurves, Profile
 from ._figures import figures, renyi_is_flat, step
+from ._modes import mode_data, mode_section, require_same_contexts
 from ._numbers import (
     BITS_PER_NAT,
     calibration_verdict,
@@ -59,11 +61,13 @@ COST_PARTS = (
 )
 
 
-def render_html(profile: Profile) -> str:
+def render_html(profile: Profile, modes: Modes | None = None) -> str:
     """The report as one self-contained HTML document."""
     import jinja2
     from markupsafe import Markup
 
+    if modes is not None:
+        require_same_contexts(profile, modes)
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_resource),
         autoescape=True,
@@ -78,15 +82,16 @@ def render_html(profile: Profile) -> str:
         "percent": percent,
         "visible": visible,
     }
-    script = _resource("report.js")
+    script = _resource("report.js") + ("" if modes is None else _resource("modes.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.jinja").render(
         style=Markup(_resource("report.css")),
         script=Markup(script),
         # No source but the page itself: a browser refuses every request, and every script other than ours.
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'",
-        figures={name: Markup(svg) for name, svg in figures(profile).items()},
-        data=browser_data(profile),
+        figures={name: Markup(svg) for name, svg in figures(profile, modes).items()},
+        data=browser_data(profile) | ({} if modes is None else {"modes": mode_data(modes)}),
+        modes=None if modes is None else mode_section(modes),
         surprising=surprising_tokens(profile),
         **_headline(profile),
         layers=_layer_rows(profile),

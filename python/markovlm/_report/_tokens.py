@@ -19,6 +19,7 @@ __all__ = [
     "browser_data",
     "rank_shares",
     "reliability",
+    "snippet",
     "surprising_tokens",
     "visible",
 ]
@@ -138,6 +139,18 @@ def reliability(tokens: TokenTable, most_bins: int = 12) -> list[tuple[float, fl
     return bins
 
 
+def snippet(text: tuple[str, ...], sequence_ids: IntArray, i: int, start: str, around: int) -> tuple[str, str, str]:
+    """(before, token, after) of row ``i`` inside its sequence, which begins with ``start``."""
+    same = np.flatnonzero(sequence_ids == sequence_ids[i])
+    first, last = max(i - around, int(same[0])), min(i + around, int(same[-1]))
+    before = "".join(text[first:i]) if first > same[0] else start + "".join(text[first:i])
+    return (
+        ("… " if first > same[0] else "") + visible(before.lstrip(" ")),
+        visible(text[i]) or "…",
+        visible("".join(text[i + 1 : last + 1])) + ("\u00a0…" if last < same[-1] else ""),
+    )
+
+
 @dataclass(frozen=True)
 class Surprising:
     """A token that the model expected least, with the text around it."""
@@ -160,19 +173,18 @@ def surprising_tokens(profile: Profile, how_many: int = 20, around: int = 8) -> 
     order = known[np.argsort(-tokens.surprise[known], kind="stable")][:how_many]
     found = []
     for i in order.tolist():
-        same = np.flatnonzero(tokens.sequence_id == tokens.sequence_id[i])
-        first, last = max(i - around, int(same[0])), min(i + around, int(same[-1]))
-        start = _context_before(profile, first) if first == same[0] else ""
+        first = int(np.searchsorted(tokens.sequence_id, tokens.sequence_id[i]))
+        before, token, after = snippet(tokens.text, tokens.sequence_id, i, _context_before(profile, first), around)
         predictions = [
-            (visible(profile.vocabulary.get(token, f"token {token}")), math.exp(log_p))
-            for token, log_p in zip(tokens.top_ids[i].tolist(), tokens.top_log_probs[i].tolist(), strict=True)
+            (visible(profile.vocabulary.get(likely, f"token {likely}")), math.exp(log_p))
+            for likely, log_p in zip(tokens.top_ids[i].tolist(), tokens.top_log_probs[i].tolist(), strict=True)
         ]
         found.append(
             Surprising(
                 index=i,
-                before=("… " if first > same[0] else "") + visible((start + "".join(tokens.text[first:i])).lstrip(" ")),
-                token=visible(tokens.text[i]) or "…",
-                after=visible("".join(tokens.text[i + 1 : last + 1])) + ("\u00a0…" if last < same[-1] else ""),
+                before=before,
+                token=token,
+                after=after,
                 nll=float(tokens.nll[i]),
                 entropy=float(tokens.entropy[i]),
                 surprise=float(tokens.surprise[i]),

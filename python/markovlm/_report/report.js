@@ -1,6 +1,6 @@
 "use strict";
 // Draws the text one page at a time, so that the document stays light, and answers pointer, finger and keyboard.
-(() => {
+const reader = (() => {
   const find = (selector) => document.querySelector(selector);
   const data = JSON.parse(find("#data").textContent);
   const n = data.text.length;
@@ -162,6 +162,8 @@
     }
     if (data.rank[i] >= 0) row("rank", `${thousands(data.rank[i] + 1)} of ${thousands(data.vocabularySize)}`);
     if (!known) row("next token", "not known");
+    const { name } = metrics[metric]; // of what has no row of its own above
+    if (name) row(name, write(metrics[metric].value(i)));
     tip.append(list);
     if (!data.k) return;
     tip.append(make("p", "small", "The model's first choices"));
@@ -277,17 +279,19 @@
     legend();
     overview();
   };
-  find("#metric").addEventListener("change", (event) => {
-    metric = event.target.value;
+  const colourBy = (name) => {
+    metric = name;
     recolour();
-  });
+  };
+  find("#metric").addEventListener("change", (event) => colourBy(event.target.value));
   find("#scheme").addEventListener("change", (event) => {
     document.documentElement.dataset.scheme = event.target.value;
   });
   find("#scheme").hidden = false;
   window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((d) => (d.open = true)));
 
-  if (!n) return;
+  const shared = { data, metrics, write, colourBy, metric: () => metric };
+  if (!n) return shared;
   document.querySelectorAll(".page").forEach((select) => {
     select.append(...pages.map((_, index) => new Option(thousands(index + 1), index)));
     select.addEventListener("change", () => open(Number(select.value)));
@@ -317,4 +321,5 @@
   find("#overview").hidden = find(".overview-hint").hidden = pages.length < 2; // nothing to survey on a single page
   open(0);
   recolour();
+  return shared;
 })();
