@@ -81,14 +81,14 @@ def test_what_is_kept(run: Run) -> None:
 
 def test_its_own_logits_come_out_again(run: Run) -> None:
     f = run.features
-    rows = np.flatnonzero(f.sequence_ids == 1)
+    assert f.layer_rows is not None
+    rows = np.flatnonzero(f.sequence_ids == f.sequence_ids[f.layer_rows[0]])
     with torch.no_grad():
         output = run.model(input_ids=torch.from_numpy(f.token_ids[rows])[None], output_hidden_states=True)
     own = output.logits[0].numpy()
     rebuilt = f.hidden[rows].astype(np.float64) @ f.head.astype(np.float64).T
     # float32 products over d = 576 terms, theirs and those of 30 layers: some 1e-6 of the range.
     assert np.abs(rebuilt - own).max() / np.ptp(own) < 1e-5
-    assert f.layer_rows is not None
     assert f.layer_hidden is not None
     inside = np.isin(f.layer_rows, rows)
     assert inside.any()
