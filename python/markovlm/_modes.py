@@ -202,7 +202,7 @@ def modes(
     tol : float in (0, 1)
         Of residuals, relative to the largest eigenvalue, as in `eigsh`.
     max_memory : int, optional
-        Bytes, as in `similarity_operator`: where ``4 n V`` fit, rows are kept, and products are several times faster.
+        Bytes, as in `similarity_operator`: where ``4 n V`` fit, rows are kept, and products are faster.
     num_splits : int >= 0
         How often the text is dealt to two halves whose modes are compared, for ``stability``; each takes about as long
         as the modes do. 0: not at all.
@@ -245,8 +245,9 @@ def modes(
     ``√(k / V)``; the last modes may have their counterparts beyond the k. Both are NaN for less than two sequences and
     for modes that may be 0, the first also where a half has fewer modes.
 
-    Cost: that of `similarity_operator` and of some ``10 k`` columns of its products, and about as much again for
-    each split. Source: arXiv 2507.19247, Def. 7.3, 7.5, Thm 7.6; theory §9; the measures of stability are ours.
+    Cost: that of `similarity_operator`, of its products with 300 columns or so for 16 modes where rows are kept and
+    twice as many in fewer and wider products where they are made anew, and about as much again for each split.
+    Source: arXiv 2507.19247, Def. 7.3, 7.5, Thm 7.6; theory §9; the measures of stability are ours.
 
     Examples
     --------

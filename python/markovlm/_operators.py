@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
@@ -73,15 +74,19 @@ class SimilarityOperator(ABC):
         ``progress(done, total)`` is called in between where a product takes long; an exception in it stops the work.
         """
         columns = _checks.columns("X", X, self._size, "element that M acts on")
-        if columns.ndim == 1:
-            return np.ascontiguousarray(self._product(columns[:, None], progress)[:, 0])
+        return self._by_parts(self._product, columns, progress)
+
+    def _by_parts(
+        self, product: Callable[[FloatArray, Progress | None], FloatArray], X: FloatArray, progress: Progress | None
+    ) -> FloatArray:
+        """No more columns at a time than memory allows."""
+        if X.ndim == 1:
+            return np.ascontiguousarray(product(X[:, None], progress)[:, 0])
         most = self._most_columns
-        if columns.shape[1] <= most:
-            return self._product(columns, progress)
-        parts = [slice(first, first + most) for first in range(0, columns.shape[1], most)]
-        return np.hstack(
-            [self._product(columns[:, part], share(progress, i, len(parts))) for i, part in enumerate(parts)]
-        )
+        if X.shape[1] <= most:
+            return product(X, progress)
+        parts = [slice(first, first + most) for first in range(0, X.shape[1], most)]
+        return np.hstack([product(X[:, part], share(progress, i, len(parts))) for i, part in enumerate(parts)])
 
     @abstractmethod
     def _product(self, X: FloatArray, progress: Progress | None = None) -> FloatArray:
@@ -101,8 +106,7 @@ class SimilarityOperator(ABC):
         X of shape (size,) or (size, b) gives float64 of as many columns, one row for each element of the other side.
         """
         columns = _checks.columns("X", X, self._size, "element that M acts on")
-        image = self._other_face(columns.reshape(self._size, -1))
-        return image.reshape(-1) if columns.ndim == 1 else image
+        return self._by_parts(lambda part, _: self._other_face(part), columns, None)
 
     def _other_face(self, X: FloatArray) -> FloatArray:
         raise ValueRangeError(f"other_face: expected an operator with a factor, got {self!r}, which has no other side")

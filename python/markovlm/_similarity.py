@@ -106,8 +106,8 @@ def similarity_operator(
     rows are kept; ``4 n d b`` for prototypes. Where ``4 n d + 256 n b`` bytes, all states and sums, are not to be had,
     a product on contexts takes two passes.
     ``hellinger_gaussian`` takes some ``n² V (d / B + 1)`` flops for ``K``, by blocks of ``B`` rows, at most 256 and
-    ``max_memory / (48 V)``. ``jensen_shannon`` looks at all pairs, ``n² V / 2`` logarithms in one thread: some
-    three minutes for a thousand contexts and 50,000 tokens.
+    ``max_memory / (48 V)``, and ``2 n² V`` where rows are kept. ``jensen_shannon`` looks at all pairs, ``n² V / 2``
+    logarithms in one thread: some three minutes for a thousand contexts and 50,000 tokens.
 
     Columns are rounded to float32 for a pass, before each of the two products, relative to the largest entry of each
     column; sums are kept in float64. With the factor's own error, that of float32 logits and exponentials, an entry

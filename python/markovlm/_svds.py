@@ -153,6 +153,7 @@ def _factor_of(F: Any) -> Factor:
             raise ValueRangeError(f"F: expected a similarity operator with a factor, got {F!r}, which has none")
         parts = (F.P, F.kind, F.law, F.centered, F.factor)
         contexts, tokens = FactorOperator(*parts), TokenOperator(*parts)
+        contexts._most_columns = tokens._most_columns = F._most_columns
         shape = (contexts.shape[0], tokens.shape[0])
         return Factor(shape, tokens.other_face, contexts.other_face, F, F.side == "contexts")
     shape = tuple(getattr(F, "shape", ()))

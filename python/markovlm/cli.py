@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from . import _ext
+from . import _checks, _ext
 from ._features import Features
 from ._modes import Modes, modes
 from ._profile import Profile, profile
@@ -198,6 +198,9 @@ def spectrum_command(
     A profile of the same contexts that is there already is kept: it may hold layers.
     """
     require_libraries()
+    _checks.positive("--beta", beta)
+    if not _are_features(model):  # of which there may be more than --tokens says
+        _checks.count("--modes", count, 1, tokens)
     options = {"layers": (), "context_length": context_length, "trust_remote_code": trust_remote_code}
     source, out = _source(model, text, tokens), _directory(model, out)
     with _output_directory(out):
