@@ -67,7 +67,7 @@ def test_kinds_of_operators(kind: str) -> None:
         "apply": type("Applied", (), {"shape": A.shape, "apply": lambda self, X: A @ X})(),
     }
     if kind == "torch":
-        torch = pytest.importorskip("torch")
+        torch = pytest.importorskip("torch", reason="multiplies a tensor")
         assert_right(mk.eigsh(torch.from_numpy(A), 5, B=torch.from_numpy(B)), A, B, 1e-6)
     else:
         assert_right(mk.eigsh(operators[kind], 5, B=B), A, B, 1e-6)

@@ -25,8 +25,8 @@ from markovlm._report._tokens import rank_shares, reliability, surprising_tokens
 from markovlm.errors import MissingDependencyError
 from profile_fixture import DEGENERATE, HOSTILE_TOKENS, constant, fake_profile
 
-pytest.importorskip("jinja2")
-pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2", reason="renders the report")
+pytest.importorskip("matplotlib", reason="draws the report")
 
 NAN, INF = float("nan"), float("inf")
 
@@ -342,7 +342,7 @@ def page_file(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def open_browser(path: Path, width: int, scheme: str) -> Any:
-    webdriver = pytest.importorskip("selenium.webdriver")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="opens the report in a browser")
     driver_path, browser_path = shutil.which("chromedriver"), shutil.which("chromium")
     if not driver_path or not browser_path:
         pytest.skip("chromium or chromedriver is not installed")

@@ -24,8 +24,8 @@ from markovlm.typing import FloatArray
 from profile_fixture import DEGENERATE, HOSTILE_TOKENS, fake_modes, fake_profile
 from test_report import Page, open_browser, outside_references
 
-pytest.importorskip("jinja2")
-pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2", reason="renders the report")
+pytest.importorskip("matplotlib", reason="draws the report")
 
 NAN = float("nan")
 WITH_CONTEXTS = [case for case in DEGENERATE if case != "no tokens"]  # others have no modes

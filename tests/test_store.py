@@ -85,11 +85,13 @@ def test_strided_and_foreign_arrays_are_stored_by_value(tmp_path: Path) -> None:
 
 
 def test_the_reference_library_reads_ours_and_we_read_its(tmp_path: Path) -> None:
-    safetensors = pytest.importorskip("safetensors.numpy")
+    safetensors = pytest.importorskip("safetensors.numpy", reason="reads and writes the same files")
     arrays = {name: np.asarray(array) for name, array in some_arrays().items()}
     _store.write(tmp_path / "ours", arrays, {"a": "b"})
     assert equal(arrays, safetensors.load_file(tmp_path / "ours"))
-    with pytest.importorskip("safetensors").safe_open(tmp_path / "ours", "np") as file:
+    with pytest.importorskip("safetensors", reason="reads and writes the same files").safe_open(
+        tmp_path / "ours", "np"
+    ) as file:
         assert file.metadata() == {"a": "b"}
     safetensors.save_file(arrays, tmp_path / "theirs", metadata={"c": "d"})
     found, metadata = _store.read(tmp_path / "theirs")

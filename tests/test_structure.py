@@ -38,7 +38,7 @@ LAYERS = (
     {"_kernels"},
     {"_constructors", "_softmax"},
     {"_features", "_operators", "_panels", "_rowwise"},
-    {"_channels", "_coherence", "_factors", "_information", "_softmax_products"},
+    {"_channels", "_coherence", "_factors", "_information", "_panel_operator", "_softmax_products"},
     {"_spectral"},
     {"_auditor", "_dirichlet", "_quadrature", "_similarity"},
     {"_audit", "_nll", "_stability", "_summaries", "_svds"},

@@ -14,6 +14,7 @@ from scipy.stats import binom
 
 import markovlm as mk
 from markovlm import _quadrature
+from markovlm._panel_operator import PanelOperator
 from markovlm._quadrature import entropy_terms
 from markovlm.errors import DTypeError, ShapeError, ValueRangeError
 from test_spectral import EPS, rounding, with_spectrum
@@ -143,7 +144,7 @@ def test_rules_enclose_the_form_of_each_vector(name: str, degree: int) -> None:
     values, vectors = np.linalg.eigh(M)
     values = np.maximum(values, 0.0)
     X = np.linalg.qr(rng.standard_normal((n, 5)))[0]
-    applied = _quadrature._Applied(_quadrature._Operator(M), np.zeros((n, 0)), 5 * degree, None)
+    applied = _quadrature._Applied(PanelOperator(M), np.zeros((n, 0)), 5 * degree, None)
     recurrence = _quadrature._recurrence(applied, X, degree)
     masses = (vectors.T @ X).T ** 2 * np.ones((5, n))
     gauss, radau = recurrence.gauss(degree), recurrence.radau(values.max() / applied.unit)
@@ -164,7 +165,7 @@ def test_recurrences_keep_out_of_a_basis() -> None:
     M, basis = with_spectrum(rng, SPECTRA["line"]), np.linalg.qr(rng.standard_normal((n, 3)))[0]
     left = np.eye(n) - basis @ basis.T
     X = _quadrature._orthonormal(rng.standard_normal((n, 4)), basis)
-    applied = _quadrature._Applied(_quadrature._Operator(M), basis, 12, None)
+    applied = _quadrature._Applied(PanelOperator(M), basis, 12, None)
     rule = _quadrature._recurrence(applied, X, 3).gauss(3)
     for power in range(6):
         true = np.einsum("nj,nj->j", X, np.linalg.matrix_power(left @ M @ left, power) @ X)
@@ -303,7 +304,9 @@ def test_kinds_of_operators(kind: str, options: dict[str, int]) -> None:
         "integers": M.astype(np.int64),
         "apply": type("Applied", (), {"shape": M.shape, "apply": lambda self, X: M @ X})(),
     }
-    operator = pytest.importorskip("torch").from_numpy(M) if kind == "torch" else operators[kind]
+    operator = (
+        pytest.importorskip("torch", reason="multiplies a tensor").from_numpy(M) if kind == "torch" else operators[kind]
+    )
     s = mk.spectral_summary(operator, **options)
     assert covers(s.trace, float(np.trace(M)), slack(M) * float(np.trace(M)))
     assert (width(s.trace) == 0) == (kind != "apply" or not options)

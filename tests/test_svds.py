@@ -103,7 +103,7 @@ def test_the_helper_sees_what_is_wrong() -> None:
 def test_kinds_of_inputs(kind: str, shape: tuple[int, int]) -> None:
     F = with_values(2, *shape, np.linspace(1, 0.1, 90))
     if kind == "torch":
-        assert_right(mk.svds(pytest.importorskip("torch").from_numpy(F), 5), F, 5)
+        assert_right(mk.svds(pytest.importorskip("torch", reason="multiplies a tensor").from_numpy(F), 5), F, 5)
     elif kind == "float32":
         narrow = F.astype(np.float32)
         assert_right(mk.svds(narrow, 5), narrow.astype(np.float64), 5)  # multiplied in float64
@@ -188,7 +188,7 @@ class WrongShape(NoTranspose):
         (np.ones((0, 3)), 1, ShapeError, r"F: .* n, m >= 1, got ndarray of shape \(0, 3\)"),
         ("text", 1, ShapeError, r"F: .* got str without .shape"),
         (NoTranspose(), 1, DTypeError, r"F: expected something with @ and .T, got NoTranspose"),
-        (WrongShape(), 1, ShapeError, r"F: expected F.T @ X of shape \(4, 3\) for X \(3, 3\), got \(3, 3\)"),
+        (WrongShape(), 1, ShapeError, r"F: expected F.T @ X of shape \(4, 3\) for X of shape \(3, 3\), got \(3, 3\)"),
         (1j * np.eye(3), 1, DTypeError, r"F: expected real numbers, got complex128"),
         (np.where(np.eye(3) > 0, np.nan, 1), 1, ValueRangeError, r"F: expected finite products, got nan at row 0"),
         (np.full((3, 3), 1e200), 1, ValueRangeError, r"F: expected finite products, got inf .* scale it"),

@@ -10,7 +10,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from . import _checks
-from ._spectral import Spectrum, _Operator
+from ._panel_operator import PanelOperator
+from ._spectral import Spectrum
 from .errors import ShapeError, ValueRangeError
 from .typing import ArrayInput, BoolArray, FloatArray, Progress
 
@@ -167,7 +168,7 @@ def measure_of(
     progress: Progress | None,
 ) -> Measure:
     """By ``degree`` products with ``num_probes`` columns, or all eigenvalues by no more columns than these."""
-    operator = _Operator(M)
+    operator = PanelOperator(M)
     n = operator.n
     known, basis = np.zeros(0), np.zeros((n, 0))
     if spectrum is not None:
@@ -230,7 +231,7 @@ class _Applied:
 
     def __init__(
         self,
-        operator: _Operator,
+        operator: PanelOperator,
         basis: FloatArray,
         foreseen: int,
         progress: Progress | None,

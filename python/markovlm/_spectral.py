@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,17 +12,15 @@ import scipy.linalg
 
 from . import _checks
 from ._ext import core
-from ._operators import SimilarityOperator
+from ._panel_operator import PanelOperator
 from ._pencils import Pencil
-from .errors import ConvergenceError, DTypeError, ShapeError, ValueRangeError
+from .errors import ConvergenceError, ValueRangeError
 from .typing import ArrayInput, FloatArray, Progress
 
 __all__ = ["Spectrum", "eigsh"]
 
 _DENSE = 64  # an operator of this size is a matrix
 _DENSE_AT_LAST = 4096  # and of this size, where 3 n columns did not do
-_ASYMMETRY = {1: 0.05, 2: 0.05, 4: 1e-3}  # that rounding may bring, by bytes of a number; otherwise:
-_LEAST_ASYMMETRY = 1e-5  # float64, perhaps made from sums in float32
 
 _CHECKS = {
     "none": "not made",
@@ -79,74 +76,6 @@ class Spectrum:
         span = f", {self.eigenvalues[0]:.6g} … {self.eigenvalues[-1]:.6g}" if k else ""
         residual = f", residuals <= {self.residual_norms.max():.1e}" if k else ""
         return f"Spectrum({k} eigenvalues{span}{residual}, {self.num_applies} applies, {self.status})"
-
-
-class _Operator:
-    """Anything with ``.shape`` and ``@`` (or ``.apply``), as the core calls it; what it returns is checked."""
-
-    def __init__(self, M: Any, progress: Progress | None = None) -> None:
-        shape = tuple(getattr(M, "shape", ()))
-        if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
-            raise ShapeError(
-                f"M: expected a symmetric operator with .shape == (n, n), n >= 1, got {type(M).__name__} "
-                + (f"of shape {shape}" if hasattr(M, "shape") else "without .shape")
-            )
-        self.n = int(shape[0])
-        self.calls = 0
-        self.columns, self.estimate, self.progress = 0, 0, progress
-        dtype = getattr(M, "dtype", None)
-        if "complex" in str(dtype) or str(dtype) == "object":
-            raise DTypeError(f"M: expected real numbers, got {dtype}")
-        width = getattr(dtype, "itemsize", 8) if "float" in str(dtype) else 8
-        self.largest_asymmetry = _ASYMMETRY.get(width, _LEAST_ASYMMETRY)
-        self.overhead = M._overhead if isinstance(M, SimilarityOperator) else None
-        self.product = self._reporting(M) if isinstance(M, SimilarityOperator) and progress else self._product(M)
-
-    def report(self, columns: int, estimate: int) -> None:
-        """Columns that were multiplied so far, and that will be."""
-        self.columns, self.estimate = columns, estimate
-        if self.progress is not None:
-            self.progress(columns, estimate)
-
-    def _reporting(self, M: SimilarityOperator) -> Callable[[FloatArray], Any]:
-        """Products that report while they go on."""
-        return lambda X: M.apply(X, progress=lambda done, total: self._report_part(X.shape[1] * done // total))
-
-    @staticmethod
-    def _product(M: Any) -> Callable[[FloatArray], Any]:
-        if hasattr(M, "detach") and hasattr(M, "cpu"):  # a PyTorch tensor, on any device
-            wide, from_numpy = M.detach().double(), sys.modules["torch"].from_numpy
-            return lambda X: (wide @ from_numpy(X).to(wide.device)).cpu().numpy()
-        if isinstance(M, np.ndarray):
-            matrix = np.asarray(M, dtype=np.float64)
-            return lambda X: matrix @ X
-        if hasattr(M, "__matmul__"):
-            return lambda X: M @ X
-        if hasattr(M, "apply"):
-            return lambda X: M.apply(X)
-        raise DTypeError(f"M: expected something with @ or .apply, got {type(M).__name__}")
-
-    def _report_part(self, columns: int) -> None:
-        assert self.progress is not None  # for the type checker
-        self.progress(self.columns + columns, max(self.estimate, self.columns + columns))
-
-    def __call__(self, X: FloatArray) -> FloatArray:
-        shape = X.shape
-        self.calls += 1
-        with np.errstate(all="ignore"):  # infinities are named below
-            Y = _checks.as_numpy("M @ X", self.product(X))
-        if Y.shape != shape:
-            raise ShapeError(f"M: expected a product of shape {shape} with a panel of that shape, got {Y.shape}")
-        if Y.dtype.kind == "c":
-            raise DTypeError(f"M: expected real products, got {Y.dtype}")
-        Y = np.ascontiguousarray(Y, dtype=np.float64)
-        if not np.isfinite(Y).all():
-            row, column = (int(i) for i in np.argwhere(~np.isfinite(Y))[0])
-            raise ValueRangeError(
-                f"M: expected finite products, got {Y[row, column]} at row {row}, column {column} of apply "
-                f"{self.calls}, to a panel of {shape[1]} finite columns; look for NaN and overflow in M"
-            )
-        return Y
 
 
 def eigsh(
@@ -236,7 +165,7 @@ def eigsh(
     >>> found.status, bool(np.all(found.residual_norms <= 1e-6 * 9))
     ('converged', True)
     """
-    operator = _Operator(M, progress)
+    operator = PanelOperator(M, progress)
     n = operator.n
     k = _checks.count("k", k, 1, n)
     tol = _checks.positive("tol", tol)
@@ -291,7 +220,7 @@ def eigsh(
     return spectrum
 
 
-def _block_size(operator: _Operator, k: int) -> int:
+def _block_size(operator: PanelOperator, k: int) -> int:
     """More columns at a time take fewer products and more columns in all: which of the two costs, operators know."""
     if operator.overhead is None:
         return min(max(8, math.ceil(k / 4)), 32, operator.n)
@@ -300,7 +229,7 @@ def _block_size(operator: _Operator, k: int) -> int:
 
 
 def _dense(
-    operator: _Operator,
+    operator: PanelOperator,
     apply: Callable[[FloatArray], FloatArray],
     k: int,
     tol: float,

@@ -10,8 +10,9 @@ import numpy as np
 
 from . import _checks
 from ._operators import SimilarityOperator
+from ._panel_operator import CheckedProduct, product_of
 from ._similarity import FactorOperator, TokenOperator
-from ._spectral import Spectrum, _Operator, eigsh
+from ._spectral import Spectrum, eigsh
 from .errors import ConvergenceError, DTypeError, ShapeError, ValueRangeError
 from .typing import ArrayInput, FloatArray, Progress
 
@@ -167,30 +168,11 @@ def _factor_of(F: Any) -> Factor:
     if "complex" in str(getattr(F, "dtype", None)):
         raise DTypeError(f"F: expected real numbers, got {F.dtype}")
     n, m = (int(size) for size in shape)
-    times, adjoint = _checked("F @ X", F, n), _checked("F.T @ X", F.T, m)
+    times = CheckedProduct("F", "F @ X", product_of("F", F), n)
+    adjoint = CheckedProduct("F", "F.T @ X", product_of("F", F.T), m)
     on_left = n <= m
     normal = Normal(adjoint, times, n) if on_left else Normal(times, adjoint, m)
     return Factor((n, m), times, adjoint, normal, on_left)
-
-
-def _checked(name: str, F: Any, rows: int) -> Callable[[FloatArray], FloatArray]:
-    product = _Operator._product(F)
-
-    def apply(X: FloatArray) -> FloatArray:
-        with np.errstate(all="ignore"):  # infinities are named below
-            Y = _checks.as_numpy(name, product(X))
-        if Y.shape != (rows, X.shape[1]):
-            raise ShapeError(f"F: expected {name} of shape ({rows}, {X.shape[1]}) for X {X.shape}, got {Y.shape}")
-        Y = np.ascontiguousarray(Y, dtype=np.float64)
-        if not np.isfinite(Y).all():
-            row, column = (int(i) for i in np.argwhere(~np.isfinite(Y))[0])
-            raise ValueRangeError(
-                f"F: expected finite products, got {Y[row, column]} at row {row}, column {column} of {name}; look for "
-                "NaN and infinity in F, and scale it if squares overflow"
-            )
-        return Y
-
-    return apply
 
 
 def _with_faces(factor: Factor, spectrum: Spectrum) -> SingularSpectrum:
