@@ -150,6 +150,79 @@ def test_features_that_were_kept_need_no_model(model: Path, text: Path, tmp_path
     assert {**again, "files": 0, "cost": 0} == {**first, "files": 0, "cost": 0}
 
 
+SURPLUS = ("--tokens", 400, "--context-length", 40, "--layer-rows", 200, "--rows", 60, "--threads", 1)
+
+
+def test_surplus_writes_table_surplus_and_page(model: Path, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run("surplus", model, "--text", text, *SURPLUS, "--horizon", 3, "--seed", 5, "--out", out)
+    assert result.exit_code == 0, result.output
+    found = mk.Surplus.load(out / "surplus.safetensors")
+    assert sorted(file.name for file in out.iterdir()) == ["surplus.html", "surplus.safetensors"]
+    assert (found.horizon, sum(found.num_sequences), found.num_rows[2]) == (3, 10, 60)
+    assert found.layers is not None
+    assert found.layers.layer.tolist() == [0, 1, 2, 3]
+    assert found.provenance["surplus_seed"] == 5
+    assert "tokens per pass of the model" in result.stdout
+    assert f"Report: {out / 'surplus.html'}" in result.stdout
+    # few sequences: each warning is one line on standard error, and is said there only
+    assert result.stderr.splitlines() == [message.replace("surplus:", "markovlm:") for message in found.warnings]
+    assert len(found.warnings) == 2
+    assert "Warning" not in result.stdout
+
+    html = (out / "surplus.html").read_text("utf8")
+    (out / "surplus.html").unlink()
+    again = run("report", out)
+    assert (again.stdout, again.stderr) == (result.stdout, result.stderr)
+    assert (out / "surplus.html").read_text("utf8") == html
+    assert not (out / "report.html").exists()
+
+
+def test_surplus_as_json_and_of_kept_features(model: Path, text: Path, tmp_path: Path) -> None:
+    arguments = ("--text", text, *SURPLUS, "--horizon", 2)
+    first = run("surplus", model, *arguments, "--layers", "all", "--save-features", "--json", "--out", tmp_path)
+    found = json.loads(first.stdout)
+    assert first.stderr.count("\n") == len(found["warnings"]) == 2
+    assert found["layers"]["layer"] == [0, 1, 2, 3]
+    assert found["decision"].startswith("A linear draft head on the last layer, 1 token ahead, would give ")
+    assert {name: Path(file).name for name, file in found["files"].items()} == {
+        "surplus": "surplus.safetensors",
+        "report": "surplus.html",
+    }
+    assert json.loads(run("report", tmp_path, "--json").stdout) == found
+
+    features = tmp_path / "features.safetensors"
+    assert mk.Features.load(features).layer_rows.size == 200
+    kept = ("surplus", features, "--rows", 60, "--threads", 1, "--horizon", 2, "--json")
+    again = json.loads(run(*kept).stdout)
+    assert again == found
+    some = json.loads(run(*kept, "--layers", "0,-2", "--out", tmp_path / "some").stdout)
+    assert some["layers"]["layer"] == [0, 2, 3]
+    assert some["acceptance"] == found["acceptance"]
+    assert json.loads(run(*kept, "--layers", "none", "--out", tmp_path / "none").stdout)["layers"] is None
+    wrong = run(*kept, "--layers", "1,7", "--out", tmp_path / "wrong")
+    assert wrong.exit_code == 1
+    assert "--layers: expected some of 0, 1, 2, which the features hold, got 7" in wrong.stderr
+    assert not (tmp_path / "wrong").exists()
+
+    # beside a profile, in one directory
+    assert run("profile", features, "--json").exit_code == 0
+    both = json.loads(run("report", tmp_path, "--json").stdout)
+    assert both["surplus"] == {name: value for name, value in found.items() if name != "files"}
+    assert all(Path(file).is_file() for file in both["files"].values())
+    tables = run("report", tmp_path).stdout
+    assert "state-prediction information" in tables
+    assert "tokens per pass of the model" in tables
+    assert tables.count("Report: ") == 2
+
+
+def test_too_few_layer_rows_are_said(model: Path, text: Path, tmp_path: Path) -> None:
+    few = ("--tokens", 200, "--context-length", 20, "--layer-rows", 9, "--rows", 20, "--horizon", 2)
+    result = run("surplus", model, "--text", text, *few, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "too few for a curve over layers; take more with --layer-rows" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -157,13 +230,14 @@ def test_features_that_were_kept_need_no_model(model: Path, text: Path, tmp_path
         (["spectrum", "MODEL", "--similarity", "cosine"], 2, "expected one of bhattacharyya, expected_likelihood,"),
         (["spectrum", "MODEL", "--modes", "0"], 2, "--modes"),
         (["spectrum", "MODEL", "--text", "TEXT", "--tokens", "8"], 1, "--modes: expected an integer in [1, 8], got 16"),
+        (["surplus", "MODEL", "--family", "cubic"], 2, "expected one of linear, mlp"),
         (["spectrum", "MODEL", "--beta", "0"], 1, "--beta: expected a"),
         (["spectrum", "absent.safetensors"], 1, "there is no such file"),
         (["spectrum", "absent.safetensors", "--text", "TEXT"], 2, "kept features hold their text"),
         (["profile"], 2, "Missing argument"),
         (["profile", "MODEL", "--text", "absent.txt"], 2, "'absent.txt' does not exist"),
         (["profile", "MODEL", "--tokens", "0"], 2, "--tokens"),
-        (["profile", "MODEL", "--layers", "first"], 2, "expected all, none, or numbers"),
+        (["profile", "MODEL", "--layers", "first"], 2, "expected all, some, none, or numbers"),
         (["profile", "MODEL", "--layers", "7", "--text", "TEXT"], 1, "has layers 0 ... 3"),
         (["profile", "./absent"], 1, "there is no directory absent"),
         (["profile", "./absent.gguf"], 1, "there is no file absent.gguf"),
@@ -171,6 +245,17 @@ def test_features_that_were_kept_need_no_model(model: Path, text: Path, tmp_path
         (["profile", "MODEL", "--text", "EMPTY"], 1, "text 0 (empty.txt) has no token"),
         (["profile", "MODEL", "--text", "LATIN"], 1, "expected UTF-8"),
         (["profile", "MODEL", "--text", "TEXT", "--out", "TEXT"], 1, "File exists"),
+        (["surplus"], 2, "Missing argument"),
+        (["surplus", "MODEL", "--horizon", "1"], 2, "--horizon"),
+        (["surplus", "MODEL", "--rows", "0"], 2, "--rows"),
+        (["surplus", "MODEL", "--layers", "first"], 2, "expected all, some, none, or numbers"),
+        (["surplus", "./absent", "--horizon", "600"], 1, "--horizon: expected an integer in [2, 512], got 600"),
+        (["surplus", "./absent", "--text", "TEXT", "--tokens", "1024"], 1, "of 4 contexts or more"),
+        (["surplus", "./absent", "--text", "TEXT", "--tokens", "15", "--context-length", "4"], 1, "got at most 3;"),
+        (["surplus", "MODEL", "--text", "SHORT"], 1, "expected at least 4 sequences of 4 contexts or more"),
+        (["surplus", "absent.safetensors"], 1, "there is no such file"),
+        (["surplus", "absent.safetensors", "--text", "TEXT"], 2, "kept features hold their text"),
+        (["surplus", "MODEL", "--text", "TEXT", "--out", "TEXT"], 1, "File exists"),
         (["report", "absent"], 1, "absent"),
         (["report", "MODEL"], 1, "profile.safetensors"),
         (["nonsense"], 2, "No such command"),
@@ -187,9 +272,11 @@ def test_user_errors(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").touch()
+    (tmp_path / "short.txt").write_text(TEXT[:100])
     (tmp_path / "latin.txt").write_bytes("Größe".encode("latin-1"))
     (tmp_path / "cut.gguf").write_bytes(b"GGUF" + bytes([3, 0, 0, 0]) + b"\xff" * 40)
     names = {"MODEL": model, "TEXT": text, "EMPTY": "empty.txt", "LATIN": "latin.txt", "CUT.gguf": "cut.gguf"}
+    names["SHORT"] = "short.txt"
     before = {file.name for file in tmp_path.iterdir()}
     result = run(*(names.get(argument, argument) for argument in arguments))
     assert result.exit_code == code, result.output
@@ -299,13 +386,22 @@ main()"""
 
 @pytest.mark.real_model
 def test_built_in_model_on_its_default_text(tmp_path: Path) -> None:
-    result = run_real("profile", "smollm2-135m", "--tokens", 600, "--json", "--out", tmp_path)
+    arguments = ("--tokens", 1200, "--context-length", 100, "--save-features")
+    result = run_real("profile", "smollm2-135m", *arguments, "--json", "--out", tmp_path)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["vocabulary_size"] == 49152
     assert found["layers"]["layer"] == list(range(31))
     assert 1.5 < found["nll"]["value"] < 4.5  # English documentation; an untrained model would pay log V = 10.8
     assert found["layers"]["nll"][0] > found["layers"]["nll"][-1]
+    result = run_real("surplus", tmp_path / "features.safetensors", "--horizon", 2, "--json")
+    assert result.returncode == 0, result.stderr
+    assert "fitted on" in result.stderr  # too few contexts
+    found = json.loads(result.stdout)
+    assert found["kl"]["value"][0] < found["kl_without"]["value"][0]
+    assert 1.1 < found["expected_accepted_length"]["value"] < 2
+    assert len(found["layers"]["layer"]) == 9
+    assert (tmp_path / "surplus.html").stat().st_size > 10_000
 
 
 @pytest.mark.real_model

@@ -131,9 +131,19 @@ def test_layers() -> None:
     for layers in ([4], [-5], [0, 99]):
         with pytest.raises(ValueRangeError, match=r"layers: llama .* has layers 0 \.\.\. 3 \(or -4 \.\.\. -1\), got"):
             mk.extract(model, texts=[IDS], layers=layers)
-    for wrong in ("some", 2, [1.5], ["1"]):
-        with pytest.raises(DTypeError, match="layers: expected 'all', a list of layer numbers or None, got"):
+    for wrong in ("none", 2, [1.5], ["1"]):
+        with pytest.raises(DTypeError, match="layers: expected 'all', 'some', a list of layer numbers or None, got"):
             mk.extract(model, texts=[IDS], layers=wrong)  # type: ignore[arg-type]
+
+
+def test_some_layers_are_spread_over_the_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    for most, expected in ((12, (0, 1, 2)), (2, (0, 2)), (1, (0,))):
+        monkeypatch.setattr("markovlm._extract.SOME_LAYERS", most)
+        features = mk.extract(model, texts=[IDS], context_length=16, layers="some", layer_tokens=4)
+        assert features.layers == expected
+        assert features.layer_hidden is not None
+        assert features.layer_hidden.shape[:2] == (len(expected), 4)
 
 
 @pytest.mark.parametrize("count", [1, 7, 59, 60, 1000])
@@ -174,6 +184,17 @@ def test_batches_give_the_same(family: str, batch_size: int) -> None:
         np.testing.assert_allclose(getattr(many, name), getattr(one, name), atol=ROUNDING * np.abs(one.hidden).max())
     for name in ("targets", "token_ids", "sequence_ids", "positions", "layer_rows"):
         assert np.array_equal(getattr(one, name), getattr(many, name))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_embedding_is_what_the_model_takes_in(tied: bool) -> None:
+    model = tiny(tie_word_embeddings=tied)
+    features = mk.extract(model, texts=[IDS], layers=None)
+    table = model.get_input_embeddings().weight.detach().numpy()
+    assert features.embedding is not None
+    np.testing.assert_array_equal(features.embedding, table[: features.vocabulary_size])
+    assert (features.embedding is features.head) == tied
+    assert not np.shares_memory(features.embedding, table)  # the caller may go on training
 
 
 def test_padded_rows_are_cut_and_their_mass_is_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 
 import markovlm as mk
 from markovlm import _load
+from markovlm._bootstrap import bootstrap_mean
 from markovlm._sample_text import standard_library_docstrings
 from markovlm._text import cut_windows
 
@@ -166,3 +168,24 @@ def test_the_reference_sees_an_error(run: Run) -> None:
     p /= p.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(exact[1], -(p * np.log(p)).sum(axis=1), atol=1e-9)
     assert np.abs(reference(run.features, rows + 1) - exact).max() > 1e-2
+
+
+@pytest.mark.filterwarnings("ignore::markovlm.errors.SampleWarning")
+def test_what_drafting_was_predicted_to_give_is_what_it_gives(run: Run) -> None:
+    """After prompts that were not fitted: tokens per pass of the decoder, and as predicted along what it wrote."""
+    f = run.features
+    found = mk.surplus(dataclasses.replace(f, layers=(), layer_rows=None, layer_hidden=None), horizon=3)
+    assert found.draft is not None
+    assert found.kl.interval[0, 1] < found.kl_without.interval[0, 1]
+    assert found.usable.interval[0] > 0  # the state is worth something
+    starts = [np.flatnonzero(f.sequence_ids == number)[:32] for number in np.unique(found.sequence_ids)]
+    prompts = [f.token_ids[rows] for rows in starts if len(rows) == 32][:8]
+    decoded = mk.speculative_decode(run.model, found.draft, prompts, num_tokens=24, seed=1)
+    lengths = np.concatenate(decoded.accepted_lengths).astype(np.float64)[:, None]
+    groups = np.repeat(np.arange(len(prompts)), [len(part) for part in decoded.accepted_lengths])
+    (measured,) = bootstrap_mean(lengths, groups, level=0.99)
+    texts = [np.concatenate(pair) for pair in zip(prompts, decoded.tokens, strict=True)]
+    written = mk.extract(run.model, texts=texts, layers=None)
+    predicted = mk.expected_accepted_length(found.draft, written, first_position=31, level=0.99)
+    assert max(measured.interval[0], predicted.interval[0]) <= min(measured.interval[1], predicted.interval[1])
+    assert 1.05 < predicted.value < 2

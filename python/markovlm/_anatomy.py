@@ -18,7 +18,17 @@ from ._head import Head
 from ._load import require
 from .errors import UnsupportedModelError, ValueRangeError
 
-__all__ = ["Parts", "blame", "dissect", "evaluating", "family", "longest_context", "of_callable", "text_config"]
+__all__ = [
+    "Parts",
+    "TransformersParts",
+    "blame",
+    "dissect",
+    "evaluating",
+    "family",
+    "longest_context",
+    "of_callable",
+    "text_config",
+]
 
 _SAME = 1e-5  # of the largest state: float32 rounding of one norm or projection, with a generous factor
 _SPARED = "the head was run on one row per window only"
@@ -74,11 +84,7 @@ class TransformersParts:
 
     def run(self, ids: Any, layers: Sequence[int], rows: Any) -> tuple[Any, list[Any], float]:
         """See :class:`Parts`."""
-        final: list[Any] = []
         kept: dict[int, Any] = {}
-
-        def keep_final(value: Any) -> None:
-            final.append(value.reshape(-1, value.shape[-1]).clone())  # the model may go on to change it in place
 
         def keeper(layer: int) -> Callable[[Any], None]:
             def keep(value: Any) -> None:
@@ -87,17 +93,28 @@ class TransformersParts:
             return keep
 
         with ExitStack() as hooks:
-            if self.spares_head:
-                _on_output(hooks, self.chain[-1], keep_final)
-            else:
-                _on_input(hooks, self.head_module, keep_final)
             for layer in layers:
                 if layer == 0:
                     _on_input(hooks, self.layers[0], keeper(0))
                 else:
                     _on_output(hooks, self.layers[layer - 1], keeper(layer))
-            _, seconds = _timed(lambda: self.module(input_ids=ids, **self.options), ids.device)
-        return final[-1], [_read_out(self.chain, kept[layer][None])[0] for layer in layers], seconds
+            final, seconds = _timed(lambda: self.states(ids), ids.device)
+        return final, [_read_out(self.chain, kept[layer][None])[0] for layer in layers], seconds
+
+    def states(self, ids: Any, **options: Any) -> Any:
+        """Final states (B*T, d) of ids (B, T), with options of the model's forward, such as a cache."""
+        final: list[Any] = []
+
+        def keep(value: Any) -> None:
+            final.append(value.reshape(-1, value.shape[-1]).clone())  # the model may go on to change it in place
+
+        with ExitStack() as hooks:
+            if self.spares_head:
+                _on_output(hooks, self.chain[-1], keep)
+            else:
+                _on_input(hooks, self.head_module, keep)
+            self.module(input_ids=ids, **{**self.options, **options})
+        return final[-1]
 
 
 @dataclass

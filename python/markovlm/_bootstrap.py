@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from .errors import ValueRangeError
 from .typing import FloatArray, IntArray
 
-__all__ = ["Estimate", "bootstrap_mean"]
+__all__ = ["Estimate", "Estimates", "bootstrap_mean", "require_level"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,41 @@ class Estimate:
         return f"{self.value:{spec}} [{low:{spec}}, {high:{spec}}]"
 
 
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """Several, one after the other: ``value`` (m,), ``interval`` (m, 2); each by itself is an `Estimate`."""
+
+    value: FloatArray
+    interval: FloatArray
+    level: float = 0.95
+
+    @classmethod
+    def of(cls, parts: Sequence[Estimate]) -> Estimates:
+        return cls(
+            np.array([part.value for part in parts]),
+            np.array([part.interval for part in parts]).reshape(len(parts), 2),
+            parts[0].level if parts else 0.95,
+        )
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __getitem__(self, i: int) -> Estimate:
+        low, high = self.interval[i].tolist()
+        return Estimate(float(self.value[i]), (low, high), self.level)
+
+    def __repr__(self) -> str:
+        return f"[{', '.join(repr(self[i]) for i in range(len(self)))}]"
+
+
 def bootstrap_mean(
-    values: FloatArray, groups: IntArray, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+    values: FloatArray,
+    groups: IntArray,
+    *,
+    weights: FloatArray | None = None,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> list[Estimate]:
     r"""Token-weighted means of the columns of ``values``, with percentile intervals over resampled groups.
 
@@ -50,6 +84,8 @@ def bootstrap_mean(
         One column per quantity. All columns share each resample. A value may be ``inf``, and then so may the ends.
     groups : (n,) int64
         Sequence id of each row.
+    weights : (n,) or (n, q) float64 >= 0, optional
+        Of the rows, for all columns or for each: ``sum of weight times value / sum of weights``. 1 if None.
     level : float in (0, 1)
         Of the intervals.
     resamples, seed : int
@@ -65,23 +101,36 @@ def bootstrap_mean(
     ValueRangeError
         ``level`` is not inside (0, 1).
     """
-    if not 0 < level < 1:
-        raise ValueRangeError(f"level: expected a number between 0 and 1, got {level!r}")
+    require_level(level)
     n, q = values.shape
     if n == 0:
         return [Estimate(float("nan"), (float("nan"), float("nan")), level) for _ in range(q)]
     _, index = np.unique(groups, return_inverse=True)
     count = int(index.max()) + 1
-    size = np.bincount(index, minlength=count).astype(np.float64)
-    total = np.stack([np.bincount(index, weights=column, minlength=count) for column in values.T], axis=1)
-    means = total.sum(axis=0) / n
+    parts = np.ones((n, 1)) if weights is None else weights.reshape(n, -1)
+    size = _sums(index, parts, count)
+    total = _sums(index, values if weights is None else np.where(parts > 0, parts * values, 0.0), count)
+    with np.errstate(invalid="ignore"):  # no weight at all: NaN
+        means = total.sum(axis=0) / size.sum(axis=0)
     if count < 2:
         return [Estimate(float(mean), (float("nan"), float("nan")), level) for mean in means]
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1.0 / count), size=resamples)
     infinite = np.isposinf(total)
-    replicates = (draws @ np.where(infinite, 0.0, total)) / (draws @ size)[:, None]
+    with np.errstate(invalid="ignore"):
+        replicates = (draws @ np.where(infinite, 0.0, total)) / (draws @ size)
     replicates[draws @ infinite > 0] = np.inf  # where such a group was drawn: 0 * inf would be NaN
     replicates.sort(axis=0)  # order statistics, taken outwards: between two infinite ones nothing can be interpolated
     low = replicates[math.floor((1 - level) / 2 * (resamples - 1))]
     high = replicates[math.ceil((1 + level) / 2 * (resamples - 1))]
     return [Estimate(float(mean), (float(a), float(b)), level) for mean, a, b in zip(means, low, high, strict=True)]
+
+
+def require_level(level: float) -> None:
+    """Of intervals: in (0, 1)."""
+    if not 0 < level < 1:
+        raise ValueRangeError(f"level: expected a number between 0 and 1, got {level!r}")
+
+
+def _sums(index: IntArray, columns: FloatArray, count: int) -> FloatArray:
+    """(count, q): of each group."""
+    return np.stack([np.bincount(index, weights=column, minlength=count) for column in columns.T], axis=1)

@@ -152,6 +152,15 @@ def _require_tokens(name: str, ids: IntArray, vocabulary: int, also: str = "") -
         )
 
 
+def token_sequences(name: str, value: ArrayInput, vocabulary: int) -> IntArray:
+    """(T,) or (n, T) token ids in [0, V)."""
+    ids = integers(name, value)
+    if ids.ndim not in (1, 2):
+        raise ShapeError(f"{name}: expected token ids of shape (T,) or (n, T), got shape {ids.shape}")
+    _require_tokens(name, ids, vocabulary)
+    return ids
+
+
 def target_ids(value: ArrayInput, n: int, vocabulary: int, ignore_index: int) -> IntArray:
     """(n,) int64 with every ignored target as -1."""
     ids = integers("targets", value)

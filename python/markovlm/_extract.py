@@ -16,13 +16,13 @@ import numpy as np
 
 from . import _load
 from ._anatomy import Parts, blame, dissect, evaluating, family, longest_context, of_callable
-from ._features import Features
-from ._head import Head, as_float32, proven, spread_rows
+from ._features import SOME_LAYERS, Features
+from ._head import Head, as_float32, input_embedding, proven, spread_rows
 from ._text import Windows, cut_windows, printable_vocabulary, vocabulary_rows
 from .errors import DTypeError, ShapeError, UnsupportedModelError, ValueRangeError
 from .typing import IntArray, Progress, SinglePrecisionArray
 
-__all__ = ["Head", "extract"]
+__all__ = ["Head", "extract", "loaded"]
 
 _MOST_PROBED = 512  # tokens whose full logits are formed once, to prove the head: 512 * V * 4 bytes
 
@@ -32,7 +32,7 @@ def extract(
     tokenizer: Any = None,
     texts: str | Sequence[Any] | None = None,
     *,
-    layers: Literal["all"] | Sequence[int] | None = "all",
+    layers: Literal["all", "some"] | Sequence[int] | None = "all",
     max_tokens: int = 8192,
     context_length: int = 512,
     layer_tokens: int | None = None,
@@ -63,8 +63,8 @@ def extract(
         Strings, or sequences of token ids, which are used as they are. Gone through in order, until there are
         ``max_tokens`` contexts.
     layers
-        Which layers to keep besides the final one: ``"all"``, numbers (0 = embedding, ``l`` = after layer ``l``,
-        negative from the end, -1 = final), or ``None``.
+        Which layers to keep besides the final one: ``"all"``, ``"some"`` (12 at most, evenly spread), numbers (0 =
+        embedding, ``l`` = after layer ``l``, negative from the end, -1 = final), or ``None``.
     max_tokens, context_length
         Contexts in all, and at most in one window, clipped to what the model can take. Windows are the sequences that
         error bars are resampled from: 512 leaves 16 of them in 8192 contexts, where 1024 would leave 8.
@@ -125,7 +125,7 @@ def extract(
     start = time.perf_counter()
     by_name = isinstance(model, (str, os.PathLike))
     name = os.fspath(model) if by_name else _name_of(model)
-    model, tokenizer = _loaded(model, tokenizer, texts, trust_remote_code, device, custom=states is not None)
+    model, tokenizer = loaded(model, tokenizer, texts, trust_remote_code, device, custom=states is not None)
     seconds = {"load": time.perf_counter() - start}
 
     start = time.perf_counter()
@@ -150,8 +150,10 @@ def extract(
 
     proof = states_of.proof
     kept = proof.head.cut(size)
+    embedding = input_embedding(model, kept)
     if not by_name:  # the caller may go on training it
-        kept = kept.copy()
+        tied, kept = embedding is kept.weight, kept.copy()
+        embedding = kept.weight if tied else embedding if embedding is None else embedding.copy()
     provenance = {
         "model": name,
         "model_type": getattr(getattr(model, "config", None), "model_type", None),
@@ -182,6 +184,7 @@ def extract(
         hidden=states_of.hidden,
         head=kept.weight,
         bias=kept.bias,
+        embedding=embedding,
         scale=kept.scale,
         softcap=kept.softcap,
         layers=wanted,
@@ -306,7 +309,7 @@ def _checked_texts(texts: Any, names: Sequence[str] | None) -> Sequence[Any]:
     return found
 
 
-def _loaded(
+def loaded(
     model: Any, tokenizer: Any, texts: Sequence[Any], trust_remote_code: bool, device: str, *, custom: bool
 ) -> tuple[Any, Any]:
     """The model as a module and the tokenizer as an object, whatever they were given as."""
@@ -326,7 +329,7 @@ def _loaded(
     if not hasattr(model, "named_modules"):
         raise DTypeError(f"model: expected a name, a path or a torch.nn.Module, got {type(model).__name__}")
     if as_text and tokenizer is None:
-        raise ValueRangeError("tokenizer: a loaded model needs one for strings; pass it, or pass token ids as texts")
+        raise ValueRangeError("tokenizer: a loaded model needs one for strings; pass it, or pass token ids instead")
     other = {str(p.dtype) for p in model.parameters() if p.is_floating_point() and str(p.dtype) != "torch.float32"}
     if other and not custom:
         raise DTypeError(
@@ -347,16 +350,16 @@ def _check_ids(windows: Windows, size: int, why: str) -> None:
         raise ValueRangeError(f"texts: token ids must lie in 0 ... {size - 1}, got {lowest} ... {highest}; {why}")
 
 
-def _checked_layers(layers: Any) -> Literal["all"] | tuple[int, ...]:
-    if isinstance(layers, str) and layers == "all":
-        return "all"
+def _checked_layers(layers: Any) -> Literal["all", "some"] | tuple[int, ...]:
+    if isinstance(layers, str) and layers in ("all", "some"):
+        return "all" if layers == "all" else "some"
     try:
         return () if layers is None else tuple(map(operator.index, layers))
     except TypeError:
-        raise DTypeError(f"layers: expected 'all', a list of layer numbers or None, got {layers!r}") from None
+        raise DTypeError(f"layers: expected 'all', 'some', a list of layer numbers or None, got {layers!r}") from None
 
 
-def _chosen_layers(layers: Literal["all"] | tuple[int, ...], parts: Parts) -> tuple[int, ...]:
+def _chosen_layers(layers: Literal["all", "some"] | tuple[int, ...], parts: Parts) -> tuple[int, ...]:
     """Ascending, without the final layer, which is always kept."""
     if not layers:
         return ()
@@ -365,8 +368,9 @@ def _chosen_layers(layers: Literal["all"] | tuple[int, ...], parts: Parts) -> tu
             f"layers: those of {parts.name} cannot be read: {parts.no_layers_because}. Pass layers=None; the final "
             "states can still be extracted"
         )
-    if layers == "all":
-        return tuple(range(parts.depth))
+    if layers == "all" or layers == "some":
+        most = parts.depth if layers == "all" else min(parts.depth, SOME_LAYERS)
+        return tuple(np.unique(np.linspace(0, parts.depth - 1, most).astype(np.int64)).tolist())
     numbers = {layer + parts.depth + 1 if layer < 0 else layer for layer in layers}
     if min(numbers) < 0 or max(numbers) > parts.depth:
         raise ValueRangeError(

@@ -17,14 +17,17 @@ from .typing import IntArray, SinglePrecisionArray
 if TYPE_CHECKING:
     from ._softmax import SoftmaxKernel
 
-__all__ = ["IGNORED_TARGET", "Features"]
+__all__ = ["IGNORED_TARGET", "SOME_LAYERS", "Features"]
 
 IGNORED_TARGET = -100
 """Target of a context whose next token is not known (PyTorch's convention)."""
 
+SOME_LAYERS = 8
+"""How many layers besides the final one are kept at most where only ``some`` are asked for."""
+
 _FORMAT = "markovlm.features"
 _SCHEMA = 1
-_FLOATS = ("hidden", "head", "bias", "layer_hidden")
+_FLOATS = ("hidden", "head", "bias", "embedding", "layer_hidden")
 _INTS = ("targets", "token_ids", "sequence_ids", "positions", "layer_rows", "text_ids", "target_spans")
 _REQUIRED = ("hidden", "head", "targets", "token_ids", "sequence_ids", "positions")
 _STRINGS = ("texts", "vocabulary")
@@ -59,6 +62,7 @@ class Features:
     sequence_ids: IntArray  # (n,) non-decreasing
     positions: IntArray  # (n,) place of the context's last token in its sequence, from 0
     bias: SinglePrecisionArray | None = None  # (V,)
+    embedding: SinglePrecisionArray | None = None  # (V, e) of the tokens as input; the same array as `head` where tied
     scale: float = 1.0
     softcap: float | None = None
     # z = softcap * tanh(scale * (W h + bias) / softcap), or scale * (W h + bias) without soft-capping
@@ -82,6 +86,7 @@ class Features:
         if has_layers and (self.layer_rows is None or self.layer_hidden is None):
             raise ShapeError("Features: layers, layer_rows and layer_hidden go together; give all three or none")
         m = 0 if self.layer_rows is None else np.size(self.layer_rows)
+        e = -1 if self.embedding is None or self.embedding.ndim != 2 else self.embedding.shape[1]
         expected: dict[str, tuple[int, ...]] = {
             "head": (V, d),
             "targets": (n,),
@@ -89,6 +94,7 @@ class Features:
             "sequence_ids": (n,),
             "positions": (n,),
             "bias": (V,),
+            "embedding": (V, e),
             "layer_rows": (m,),
             "layer_hidden": (len(self.layers), m, d),
             "text_ids": (n,),
@@ -194,10 +200,11 @@ class Features:
         Raises ``OSError`` where the directory is missing or cannot be written to.
         """
         arrays: dict[str, NDArray[Any]] = {}
+        tied = self.embedding is self.head
         for names, dtype in ((_FLOATS, np.dtype(np.float32)), (_INTS, np.dtype(np.int64))):
             for name in names:
                 value = getattr(self, name)
-                if value is not None:
+                if value is not None and not (name == "embedding" and tied):
                     arrays[name] = np.asarray(value, dtype=dtype)
         for name in _STRINGS:
             arrays[f"{name}.utf8"], arrays[f"{name}.offsets"] = _store.pack_strings(getattr(self, name))
@@ -206,6 +213,7 @@ class Features:
             "softcap": self.softcap,
             "layers": list(self.layers),
             "num_layers": self.num_layers,
+            "tied": tied,
         }
         metadata = {
             "format": _FORMAT,
@@ -247,6 +255,8 @@ class Features:
             fields: dict[str, Any] = {name: arrays.get(name) for name in (*_FLOATS, *_INTS)}
             for name in _STRINGS:
                 fields[name] = _store.unpack_strings(arrays[f"{name}.utf8"], arrays[f"{name}.offsets"])
+            if dict.get(values, "tied"):  # files of before have no such entry
+                fields["embedding"] = fields["head"]
             return cls(
                 **fields,
                 scale=float(values["scale"]),

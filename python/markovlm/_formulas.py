@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import entr
+from scipy.special import entr, xlogy
 
 from .typing import BoolArray, FloatArray, IntArray
 
@@ -19,6 +19,7 @@ __all__ = [
     "RaggedRows",
     "chi_squared",
     "collision_complement",
+    "cross_entropy",
     "f_divergence",
     "f_entropy",
     "jensen_shannon",
@@ -116,6 +117,11 @@ def _kl_terms(p: FloatArray, q: FloatArray) -> FloatArray:
 def kl(layout: Layout, p: FloatArray, q: FloatArray) -> FloatArray:
     """``Σ p log(p/q)``."""
     return layout.total(_kl_terms(p, q))
+
+
+def cross_entropy(layout: Layout, p: FloatArray, q: FloatArray) -> FloatArray:
+    """``−Σ p log q``, straight from its definition; infinite where p has what q lacks."""
+    return layout.total(-xlogy(p, q))
 
 
 def jensen_shannon(layout: Layout, p: FloatArray, q: FloatArray) -> FloatArray:

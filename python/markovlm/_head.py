@@ -10,7 +10,7 @@ import numpy as np
 from .errors import ShapeError, UnsupportedModelError, ValueRangeError
 from .typing import FloatArray, IntArray, SinglePrecisionArray
 
-__all__ = ["Head", "as_float32", "proven", "spread_rows"]
+__all__ = ["Head", "as_float32", "input_embedding", "proven", "spread_rows"]
 
 _TOLERANCE = 1e-4  # of the range of the logits; float32 products over d terms err by some 1e-6 of it
 _MOST_ROWS = 64
@@ -90,6 +90,22 @@ def as_float32(value: Any) -> SinglePrecisionArray:
     if hasattr(value, "detach"):
         value = value.detach().cpu().float().numpy()
     return np.ascontiguousarray(value, dtype=np.float32)
+
+
+def input_embedding(model: Any, head: Head) -> SinglePrecisionArray | None:
+    """(V, e) what the model takes in for each token of ``head``; the head's own array where the two are tied.
+
+    None where the model has no table of embeddings, or one that is smaller than the head.
+    """
+    try:
+        weight: Any = getattr(model.get_input_embeddings(), "weight", None)
+    except (AttributeError, NotImplementedError):  # not of Transformers; or one of a kind that it cannot tell
+        return None
+    if getattr(weight, "ndim", 0) != 2 or len(weight) < len(head.weight):
+        return None
+    embedding = as_float32(weight)[: len(head.weight)]
+    same = embedding.shape == head.weight.shape and embedding.ctypes.data == head.weight.ctypes.data
+    return head.weight if same else embedding
 
 
 def spread_rows(count: int) -> IntArray:

@@ -37,7 +37,7 @@ def require(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise MissingDependencyError(
-            f"extraction from language models needs {package} ({error}); run: pip install 'markovlm[lm]'"
+            f"working with language models needs {package} ({error}); run: pip install 'markovlm[lm]'"
         ) from None
 
 

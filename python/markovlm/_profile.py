@@ -179,7 +179,7 @@ def profile(
     orders : sequence of float in [0, inf]
         Rényi orders.
     top_k : int
-        Likely tokens to keep for each context.
+        Likely tokens to keep for each context; all of a vocabulary that has fewer.
     layer_rows : int
         At most this many contexts, evenly spread, for the curves over layers; all that `features` kept if fewer.
     level, seed
@@ -216,6 +216,7 @@ def profile(
     4
     """
     orders = _checks.renyi_orders("orders", orders, low=0.0)  # of which the report has an axis
+    top_k = min(top_k, features.vocabulary_size)
     started = time.perf_counter()
     n = features.hidden.shape[0]
     layer_rows = min(layer_rows, 0 if features.layer_rows is None else len(features.layer_rows))

@@ -24,6 +24,7 @@ __all__ = [
     "categorical_entropy",
     "divergence",
     "divergences",
+    "entry_pairs",
     "supremum_categorical_entropy",
     "supremum_divergence",
 ]
@@ -70,7 +71,7 @@ def divergences(
     missing = [D for D in wanted if D not in found]
     if missing:
         found |= {D: np.empty(P.shape[0]) for D in missing}
-        for rows, layout, p, q in _pairs(P._rows, Q._rows, max_memory):
+        for rows, layout, p, q in entry_pairs(P._rows, Q._rows, max_memory):
             for D in missing:
                 found[D][rows] = D._between(layout, p, q)
             if progress is not None:
@@ -340,7 +341,8 @@ def _entries(rows: Rows, max_memory: int | None) -> Iterator[tuple[slice, Layout
             yield which, FullRows(), part.dense()
 
 
-def _pairs(a: Rows, b: Rows, max_memory: int | None) -> Iterator[tuple[slice, Layout, FloatArray, FloatArray]]:
+def entry_pairs(a: Rows, b: Rows, max_memory: int | None) -> Iterator[tuple[slice, Layout, FloatArray, FloatArray]]:
+    """Entries of the same rows of two kernels, block by block: (which rows, how they lie, p, q)."""
     ragged = _is_sparse(a) and _is_sparse(b)
     per_row = a.per_row + b.per_row if ragged else float(a.shape[1])
     for which in _row_blocks(a.shape[0], per_row, max_memory):

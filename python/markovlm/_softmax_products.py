@@ -13,7 +13,7 @@ from ._rows import BLOCK_BYTES, SINGLE, Dense, Function, Rows, Sparse, require_r
 from ._softmax import SoftmaxKernel, SoftmaxRows, mean_prediction, softmax_stats
 from .typing import BoolArray, FloatArray, IntArray, SinglePrecisionArray
 
-__all__: list[str] = []
+__all__ = ["on_tokens", "unmasked"]
 
 MOST_COLUMNS = 1024  # in one pass over the kernel
 SAMPLED_TOKENS = 1024  # that a guess of normalisers looks at
@@ -32,12 +32,12 @@ def _column_blocks(columns: int, length: int) -> Iterator[slice]:
         yield slice(first, min(first + step, columns))
 
 
-def _unmasked(P: SoftmaxKernel) -> IntArray:
+def unmasked(P: SoftmaxKernel) -> IntArray:
     """Tokens that have a probability at all."""
     return np.arange(P.shape[1]) if P.bias is None else np.flatnonzero(P.bias > -np.inf)
 
 
-def _on_tokens(P: SoftmaxKernel, tokens: IntArray) -> SoftmaxKernel:
+def on_tokens(P: SoftmaxKernel, tokens: IntArray) -> SoftmaxKernel:
     """The kernel with the same logits for some of the tokens alone."""
     bias = None if P.bias is None else P.bias[tokens]
     return SoftmaxKernel(P.hidden, P.head[tokens], bias, P.temperature, P.scale, P.softcap or None)
@@ -45,9 +45,9 @@ def _on_tokens(P: SoftmaxKernel, tokens: IntArray) -> SoftmaxKernel:
 
 def _guessed_normalizers(P: SoftmaxKernel) -> FloatArray:
     """(n,) ``log Z`` as some of the tokens have it: near enough for exponentials to stay within float32."""
-    tokens = _unmasked(P)
+    tokens = unmasked(P)
     some = tokens[:: max(1, len(tokens) // SAMPLED_TOKENS)]
-    return np.asarray(softmax_stats(_on_tokens(P, some)).log_normalizer + np.log(len(tokens) / len(some)))
+    return np.asarray(softmax_stats(on_tokens(P, some)).log_normalizer + np.log(len(tokens) / len(some)))
 
 
 def _by_panels(a: SoftmaxRows, b: Rows, work: Work) -> Rows:
@@ -77,7 +77,7 @@ def _by_panels(a: SoftmaxRows, b: Rows, work: Work) -> Rows:
 def _reached(P: SoftmaxKernel, columns: Any) -> BoolArray:
     """Columns that some token with a probability has a part in."""
     tokens = np.zeros(P.shape[1])
-    tokens[_unmasked(P)] = 1.0
+    tokens[unmasked(P)] = 1.0
     return np.asarray(tokens @ (columns > 0) > 0)
 
 
@@ -147,7 +147,7 @@ def _dense_softmax(a: Dense, b: SoftmaxRows, work: Work) -> Rows:
         for block in _column_blocks(n, a.shape[1]):
             weights: FloatArray = np.ascontiguousarray(a.matrix[block].T, np.float32)
             out[block] = adjoint_product(P, weights, log_normalizer=normalizers, **_options(work)).T
-    tokens = _unmasked(P)
+    tokens = unmasked(P)
     faint = tokens[(out[:, tokens] < FLUSHED / SINGLE).any(axis=0)]
     if faint.size:  # as for products on the other side
         out[:, faint] = _tokens_exactly(a.matrix, P, normalizers, faint, work)
@@ -165,7 +165,7 @@ def _tokens_exactly(
     step = max(1, BLOCK_BYTES // (8 * max(len(used), 1)))
     for first in range(0, len(tokens), step):
         block = slice(first, first + step)
-        out[:, block] = laws[:, used] @ np.exp(_on_tokens(part, tokens[block]).logits() - logs[:, None])
+        out[:, block] = laws[:, used] @ np.exp(on_tokens(part, tokens[block]).logits() - logs[:, None])
     return out
 
 

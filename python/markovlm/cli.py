@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import platform
-import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from . import _checks, _ext
+from ._console import note, progress, sample_warnings_are_notes, user_errors
 from ._features import Features
 from ._modes import Modes, modes
 from ._profile import Profile, profile
-from ._report import require_libraries, same_contexts
+from ._report import require_libraries, same_contexts, surplus_table
 from ._similarity import KINDS
-from .errors import FileFormatError, MarkovLMError, ValueRangeError
+from ._sources import (
+    are_features,
+    load_features,
+    output_directory,
+    parse_layers,
+    read_source,
+    results_directory,
+    with_layers,
+)
+from ._surplus import FAMILIES, FEWEST_SEQUENCES, surplus
+from ._surplus_result import Surplus
+from .errors import FileFormatError, ValueRangeError
 
 PROFILE_FILE = "profile.safetensors"
 FEATURES_FILE = "features.safetensors"
 SPECTRUM_FILE = "spectrum.safetensors"
+SURPLUS_FILE = "surplus.safetensors"
 REPORT_FILE = "report.html"
+SURPLUS_REPORT_FILE = "surplus.html"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,7 +45,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_stderr = Console(stderr=True)
 
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads; default: all that this process may use.")]
 Model = Annotated[
@@ -59,61 +65,18 @@ Texts = Annotated[
     ),
 ]
 Tokens = Annotated[int, typer.Option(min=1, help="Contexts to use at most; of kept features all are used.")]
+LayersOption = Annotated[
+    str, typer.Option("--layers", help="all, some (12 at most), none, or numbers such as 0,10,20 (0 is the embedding).")
+]
 Out = Annotated[
     Path | None, typer.Option(help="Directory for the results; default: markovlm-NAME, or where kept features are.")
 ]
 ContextLength = Annotated[int, typer.Option(min=1, help="Contexts per sequence at most.")]
+SaveFeatures = Annotated[bool, typer.Option("--save-features", help="Keep states and head for other analyses.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Let the model run its own code.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON for scripts on standard output, and nothing else there.")
 ]
-
-
-def _user_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """What the user can mend is one line on standard error, not a traceback."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except (MarkovLMError, OSError, UnicodeError, MemoryError) as error:
-            message = str(error) or type(error).__name__
-            typer.echo(f"markovlm: error: {message}", err=True)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            typer.echo("markovlm: interrupted; nothing was written", err=True)
-            raise typer.Exit(130) from None
-
-    return wrapped
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Bars on standard error, one per stage, with rate and time left; silent where that is not a terminal."""
-    columns = (
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
-    )
-    with Progress(*columns, _Rate(), TimeRemainingColumn(), console=_stderr, disable=not _stderr.is_terminal) as bars:
-
-        def stage(name: str) -> Callable[[int, int], None]:
-            task: TaskID | None = None
-
-            def update(done: int, total: int) -> None:
-                nonlocal task
-                if task is None:
-                    task = bars.add_task(name, total=total)
-                bars.update(task, completed=done, total=total)
-
-            return update
-
-        yield stage
 
 
 def _show_version(wanted: bool) -> None:
@@ -131,38 +94,40 @@ def options(
     """What a language model's hidden states know: entropies, calibration, information."""
 
 
-def _parse_similarity(kind: str) -> str:
+def _one_of(option: str, allowed: tuple[str, ...]) -> Callable[[str], str]:
     """Known before the model is run."""
-    if kind not in KINDS:
-        raise typer.BadParameter(f"expected one of {', '.join(KINDS)}, got {kind!r}", param_hint="--similarity")
-    return kind
+
+    def parse(value: str) -> str:
+        if value not in allowed:
+            raise typer.BadParameter(f"expected one of {', '.join(allowed)}, got {value!r}", param_hint=option)
+        return value
+
+    return parse
 
 
 @app.command("profile")
-@_user_errors
+@user_errors
 def profile_command(
     model: Model,
     text: Texts = None,
     tokens: Tokens = 8192,
-    layers: Annotated[str, typer.Option(help="all, none, or numbers such as 0,10,20 (0 is the embedding).")] = "all",
+    layers: LayersOption = "all",
     out: Out = None,
     threads: Threads = None,
     context_length: ContextLength = 512,
     layer_rows: Annotated[int, typer.Option(min=1, help="Contexts, evenly spread, for the curves over layers.")] = 128,
-    save_features: Annotated[
-        bool, typer.Option("--save-features", help="Keep states and head for other analyses.")
-    ] = False,
+    save_features: SaveFeatures = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Profile MODEL on some text: print a table, write the profile and one self-contained report."""
     require_libraries()
-    options = {"layers": _parse_layers(layers), "layer_tokens": layer_rows}
+    options = {"layers": parse_layers(layers), "layer_tokens": layer_rows}
     options |= {"context_length": context_length, "trust_remote_code": trust_remote_code}
-    source, out = _source(model, text, tokens), _directory(model, out)
-    with _output_directory(out):
-        with _progress() as stage:
-            features = _features(model, source, tokens, threads, stage, **options)
+    source, out = read_source(model, text, tokens), results_directory(model, out)
+    with output_directory(out):
+        with progress() as stage:
+            features = load_features(model, source, tokens, threads, stage, **options)
             result = profile(features, layer_rows=layer_rows, num_threads=threads, progress=stage("profile (contexts)"))
         if save_features:
             features.save(out / FEATURES_FILE)
@@ -173,12 +138,14 @@ def profile_command(
 
 
 @app.command("spectrum")
-@_user_errors
+@user_errors
 def spectrum_command(
     model: Model,
     text: Texts = None,
     tokens: Tokens = 4096,
-    similarity: Annotated[str, typer.Option(callback=_parse_similarity, help=", ".join(KINDS) + ".")] = KINDS[0],
+    similarity: Annotated[
+        str, typer.Option(callback=_one_of("--similarity", KINDS), help=", ".join(KINDS) + ".")
+    ] = KINDS[0],
     count: Annotated[int, typer.Option("--modes", min=1, help="How many, the largest first.")] = 16,
     centered: Annotated[bool, typer.Option(help="Leave out what all contexts share.")] = False,
     beta: Annotated[float, typer.Option(help="Sharpness of the last two similarities.")] = 1.0,
@@ -199,13 +166,13 @@ def spectrum_command(
     """
     require_libraries()
     _checks.positive("--beta", beta)
-    if not _are_features(model):  # of which there may be more than --tokens says
+    if not are_features(model):  # of which there may be more than --tokens says
         _checks.count("--modes", count, 1, tokens)
     options = {"layers": (), "context_length": context_length, "trust_remote_code": trust_remote_code}
-    source, out = _source(model, text, tokens), _directory(model, out)
-    with _output_directory(out):
-        with _progress() as stage:
-            features = _features(model, source, tokens, threads, stage, **options)
+    source, out = read_source(model, text, tokens), results_directory(model, out)
+    with output_directory(out):
+        with progress() as stage:
+            features = load_features(model, source, tokens, threads, stage, **options)
             found = modes(
                 features,
                 similarity,
@@ -227,24 +194,89 @@ def spectrum_command(
     _show(out, as_json, result, found, [found])
 
 
+@app.command("surplus")
+@user_errors
+def surplus_command(
+    model: Model,
+    text: Texts = None,
+    tokens: Tokens = 16384,
+    horizon: Annotated[int, typer.Option(min=2, help="Tokens of a round: one by the model, the rest drafted.")] = 4,
+    layers: LayersOption = "some",
+    layer_rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Contexts whose layers are kept. Default: a quarter of --tokens, at most 8192."),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Contexts to score, in stretches, as many of each sequence.")] = 1024,
+    family: Annotated[
+        str,
+        typer.Option(
+            callback=_one_of("--family", FAMILIES), help=f"Of draft heads: {', '.join(FAMILIES)}; mlp is trained."
+        ),
+    ] = FAMILIES[0],
+    seed: Annotated[int, typer.Option(min=0, help="Of the split into sequences to fit and to score.")] = 0,
+    out: Out = None,
+    threads: Threads = None,
+    context_length: ContextLength = 512,
+    save_features: SaveFeatures = False,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find what a draft head could gain on MODEL before one is trained: print a table, write it and one page."""
+    require_libraries()
+    wanted = parse_layers(layers)
+    options = {"layers": wanted, "layer_tokens": layer_rows or min(max(tokens // 4, 1), 8192)}
+    options |= {"context_length": context_length, "trust_remote_code": trust_remote_code}
+    source, out = read_source(model, text, tokens), results_directory(model, out)
+    if source is not None:
+        _check_sizes(tokens, len(source[0]), context_length, horizon)
+    with output_directory(out):
+        with progress() as stage:
+            features = load_features(model, source, tokens, threads, stage, **options)
+            with sample_warnings_are_notes():
+                found = surplus(
+                    features if source is not None else with_layers(features, wanted),
+                    horizon,
+                    family=family,
+                    max_rows=rows,
+                    seed=seed,
+                    num_threads=threads,
+                    progress=stage("surplus (parts)"),
+                )
+        if save_features:
+            features.save(out / FEATURES_FILE)
+        found.save(out / SURPLUS_FILE)
+        found.to_html(out / SURPLUS_REPORT_FILE)
+    if found.layers is None and wanted and features.layers:
+        note("the contexts whose layers are kept are too few for a curve over layers; take more with --layer-rows")
+    _show_surplus(out, as_json, found)
+
+
 @app.command("report")
-@_user_errors
+@user_errors
 def report_command(
     directory: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="What `markovlm profile` or `spectrum` wrote.", show_default=False),
+        typer.Argument(
+            metavar="DIR", help="What `markovlm profile`, `spectrum` or `surplus` wrote.", show_default=False
+        ),
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Print the tables of what is saved and write its report again."""
+    """Print the tables of what is saved and write its reports again."""
+    drafts = Surplus.load(directory / SURPLUS_FILE) if (directory / SURPLUS_FILE).exists() else None
+    if drafts is not None:
+        drafts.to_html(directory / SURPLUS_REPORT_FILE)
+        if not (directory / PROFILE_FILE).exists():
+            _show_surplus(directory, as_json, drafts)
+            return
     result = Profile.load(directory / PROFILE_FILE)
     found = _modes_in(directory, result)
     result.to_html(directory / REPORT_FILE, found)
-    _show(directory, as_json, result, found, [result] if found is None else [result, found])
+    _show(directory, as_json, result, found, [result] if found is None else [result, found], drafts)
 
 
 @app.command("info")
-@_user_errors
+@user_errors
 def info_command(as_json: AsJson = False) -> None:
     """Show the version, the build of the core in use, the CPU's other choices, and the optional packages."""
     info = {"markovlm": _version("markovlm"), "python": platform.python_version(), **_ext.build_info()}
@@ -261,14 +293,60 @@ def info_command(as_json: AsJson = False) -> None:
         typer.echo(f"{name:<14} {value}")
 
 
-def _show(directory: Path, as_json: bool, result: Profile, found: Modes | None, tables: list[object]) -> None:
-    if as_json:
-        names = {"profile": PROFILE_FILE, "report": REPORT_FILE} | ({} if found is None else {"modes": SPECTRUM_FILE})
-        summary = {**result.summary(), "files": {name: str(directory / file) for name, file in names.items()}}
-        typer.echo(json.dumps(summary | ({} if found is None else {"modes": found.summary()}), allow_nan=False))
+def _show(
+    directory: Path,
+    as_json: bool,
+    result: Profile,
+    found: Modes | None,
+    tables: list[object],
+    drafts: Surplus | None = None,
+) -> None:
+    if not as_json:
+        typer.echo("\n\n".join(map(str, tables)))
+        typer.echo(f"\nReport: {directory / REPORT_FILE}")
+        if drafts is not None:
+            typer.echo()
+            _show_surplus(directory, as_json, drafts)
         return
-    typer.echo("\n\n".join(map(str, tables)))
-    typer.echo(f"\nReport: {directory / REPORT_FILE}")
+    summary, names = result.summary(), {"profile": PROFILE_FILE, "report": REPORT_FILE}
+    if found is not None:
+        summary["modes"], names["modes"] = found.summary(), SPECTRUM_FILE
+    if drafts is not None:
+        summary["surplus"] = drafts.summary()
+        names |= {"surplus": SURPLUS_FILE, "surplus_report": SURPLUS_REPORT_FILE}
+        _note_warnings(drafts)
+    _print_json(directory, summary, names)
+
+
+def _show_surplus(directory: Path, as_json: bool, found: Surplus) -> None:
+    if as_json:
+        _print_json(directory, found.summary(), {"surplus": SURPLUS_FILE, "report": SURPLUS_REPORT_FILE})
+    else:
+        typer.echo(surplus_table(found, with_warnings=False))
+        typer.echo(f"\nReport: {directory / SURPLUS_REPORT_FILE}")
+    _note_warnings(found)
+
+
+def _note_warnings(found: Surplus) -> None:
+    """On standard error, where no script that reads the rest trips over them."""
+    for message in found.warnings:
+        note(message.removeprefix("surplus: "))
+
+
+def _print_json(directory: Path, summary: dict[str, Any], names: dict[str, str]) -> None:
+    files = {name: str(directory / file) for name, file in names.items()}
+    typer.echo(json.dumps({**summary, "files": files}, allow_nan=False))
+
+
+def _check_sizes(tokens: int, num_texts: int, context_length: int, horizon: int) -> None:
+    """What cannot become enough sequences, however the texts are cut, is known before the model is run."""
+    _checks.count("--horizon", horizon, 2, context_length)
+    most = min(tokens // horizon, (tokens + num_texts * (context_length - 1)) // context_length)
+    if most < FEWEST_SEQUENCES:
+        raise ValueRangeError(
+            f"--tokens: expected at least {FEWEST_SEQUENCES} sequences of {horizon} contexts or more, of which some "
+            f"are fitted and others scored, got at most {most}; take more tokens, or a smaller --context-length"
+        )
 
 
 def _modes_in(directory: Path, result: Profile) -> Modes | None:
@@ -279,7 +357,7 @@ def _modes_in(directory: Path, result: Profile) -> Modes | None:
     found = Modes.load(path)
     if same_contexts(result, found):
         return found
-    typer.echo(f"markovlm: {path} has modes of other contexts, which the report leaves out", err=True)
+    note(f"{path} has modes of other contexts, which the report leaves out")
     return None
 
 
@@ -306,97 +384,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _parse_layers(text: str) -> Literal["all"] | tuple[int, ...]:
-    if text == "all":
-        return "all"
-    if text == "none":
-        return ()
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(
-            f"expected all, none, or numbers such as 0,10,20, got {text!r}", param_hint="--layers"
-        ) from None
-
-
-def _are_features(model: str) -> bool:
-    return model.endswith(".safetensors")
-
-
-def _source(model: str, text: list[Path] | None, tokens: int) -> tuple[list[str], list[str]] | None:
-    """Texts and their names, or None where features hold them."""
-    if not _are_features(model):
-        return _read_texts(text, tokens)
-    if text:
-        raise typer.BadParameter("kept features hold their text; leave it out", param_hint="--text")
-    return None
-
-
-def _features(
-    model: str,
-    source: tuple[list[str], list[str]] | None,
-    tokens: int,
-    threads: int | None,
-    stage: Callable[[str], Callable[[int, int], None]],
-    **options: Any,
-) -> Features:
-    """Those that were kept, or extracted from a model."""
-    if source is None:
-        return Features.load(model)
-    from ._extract import extract
-
-    _limit_torch(threads)
-    texts, names = source
-    progress = stage("forward pass (tokens)")
-    return extract(model, texts=texts, text_names=names, max_tokens=tokens, progress=progress, **options)
-
-
-def _directory(model: str, out: Path | None) -> Path:
-    return out or (Path(model).parent if _are_features(model) else Path(f"markovlm-{_stem(model)}"))
-
-
-def _read_texts(files: list[Path] | None, tokens: int) -> tuple[list[str], list[str]]:
-    if files:
-        try:
-            texts = [file.read_text(encoding="utf-8") for file in files]
-        except UnicodeDecodeError as error:
-            raise ValueRangeError(
-                f"--text: expected UTF-8, got a byte that is not ({error}); convert the file first"
-            ) from None
-        return texts, [file.name for file in files]
-    from ._sample_text import standard_library_docstrings
-
-    return standard_library_docstrings(
-        8 * tokens
-    )  # characters: twice what English needs, extraction stops when it has enough
-
-
-def _stem(model: str) -> str:
-    name = Path(model).stem if model.endswith(".gguf") else model.rstrip("/").rsplit("/", 1)[-1]
-    return re.sub(r"[^\w.-]+", "-", name) or "model"
-
-
-@contextmanager
-def _output_directory(path: Path) -> Iterator[None]:
-    """Made and tried before the work, so that no hour is lost to a typing error; removed again if it stays empty."""
-    existed = path.exists()
-    path.mkdir(parents=True, exist_ok=True)
-    probe = path / ".markovlm-write-test"
-    try:
-        probe.touch()
-        probe.unlink()
-        yield
-    finally:
-        if not existed and not any(path.iterdir()):
-            path.rmdir()
-
-
-def _limit_torch(threads: int | None) -> None:
-    if threads is not None and "torch" not in sys.modules:
-        try:
-            import torch
-        except ImportError:
-            return  # extraction says what to install
-        torch.set_num_threads(threads)

@@ -10,6 +10,7 @@ __all__ = [
     "MarkovLMError",
     "MissingDependencyError",
     "NotStochasticError",
+    "SampleWarning",
     "ShapeError",
     "UnsupportedModelError",
     "ValueRangeError",
@@ -58,3 +59,7 @@ class UnsupportedModelError(MarkovLMError):
 
 class FileFormatError(MarkovLMError, ValueError):
     """A file is truncated, corrupt, of another kind, or of a schema that this version cannot read."""
+
+
+class SampleWarning(UserWarning):
+    """The sample is too small to carry what is claimed from it; the message says what would do."""

@@ -1,4 +1,4 @@
-"""Profile → one HTML file that opens offline, and a plain table for the terminal."""
+"""Profile, or surplus → one HTML file that opens offline, and a plain table for the terminal."""
 
 from __future__ import annotations
 
@@ -9,12 +9,25 @@ from pathlib import Path
 
 from .._modes import Modes
 from .._profile import Profile
+from .._surplus_result import Surplus
 from ..errors import MissingDependencyError
 from ._html import render_html
 from ._modes import modes_table, same_contexts
+from ._surplus import render_surplus
+from ._surplus_table import surplus_table
 from ._text import text_table
 
-__all__ = ["modes_table", "render_html", "require_libraries", "same_contexts", "text_table", "write_html"]
+__all__ = [
+    "modes_table",
+    "render_html",
+    "render_surplus",
+    "require_libraries",
+    "same_contexts",
+    "surplus_table",
+    "text_table",
+    "write_html",
+    "write_surplus",
+]
 
 
 def require_libraries() -> None:
@@ -39,8 +52,16 @@ def write_html(profile: Profile, path: str | os.PathLike[str], modes: Modes | No
         The folder does not exist or cannot be written. An existing file at ``path`` is left as it was.
     """
     require_libraries()
-    html = render_html(profile, modes)
-    target = Path(path)
+    _write(render_html(profile, modes), Path(path))
+
+
+def write_surplus(surplus: Surplus, path: str | os.PathLike[str]) -> None:
+    """Write the page of a surplus to ``path``, in one step; what it raises is as for `write_html`."""
+    require_libraries()
+    _write(render_surplus(surplus), Path(path))
+
+
+def _write(html: str, target: Path) -> None:
     # in the same folder, since a rename is atomic only within one file system
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._layer_surplus import LayerSurplus
 from .._modes import Modes
 from .._profile import LayerCurves, Profile
 from ..typing import FloatArray
@@ -25,7 +26,7 @@ from ._tokens import RANK_LABELS, rank_shares, reliability
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["figures"]
+__all__ = ["PALETTE", "Draw", "band", "figures", "finite", "layer_axis", "padded", "svg"]
 
 WIDTH, HEIGHT = 420.0, 264.0
 
@@ -97,10 +98,10 @@ def figures(profile: Profile, modes: Modes | None = None) -> dict[str, str]:
     if modes is not None and (modes.eigenvalues > 0).any():
         drawn["modes-spectrum"] = lambda ax: _modes_spectrum(ax, modes)
         drawn["modes-share"] = lambda ax: _modes_share(ax, modes)
-    return {name: _svg(name, draw) for name, draw in drawn.items()}
+    return {name: svg(name, draw) for name, draw in drawn.items()}
 
 
-def _svg(name: str, draw: Draw) -> str:
+def svg(name: str, draw: Draw) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
     from matplotlib.style import context
@@ -132,25 +133,25 @@ def _adapted(svg: str, name: str) -> str:
 
 
 @contextmanager
-def _padded(ax: Axes, *, bottom: float | None = None) -> Iterator[None]:
+def padded(ax: Axes, *, bottom: float | None = None) -> Iterator[None]:
     """Room above the data, and the axis from ``bottom`` where zero is meaningful."""
     yield
     low, high = ax.get_ylim()
     ax.set_ylim(low if bottom is None else bottom, high + 0.06 * (high - low))
 
 
-def _band(ax: Axes, x: Any, mean: FloatArray, interval: FloatArray, colour: str) -> None:
-    mean, interval = _finite(mean), _finite(interval)
+def band(ax: Axes, x: Any, mean: FloatArray, interval: FloatArray, colour: str) -> None:
+    mean, interval = finite(mean), finite(interval)
     ax.fill_between(x, interval[:, 0], interval[:, 1], color=PALETTE[colour], alpha=0.18, linewidth=0)
     ax.plot(x, mean, "-o", color=PALETTE[colour])
 
 
-def _finite(values: FloatArray) -> FloatArray:
+def finite(values: FloatArray) -> FloatArray:
     """Infinities become gaps: they have no place on an axis."""
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _layer_axis(ax: Axes, curves: LayerCurves) -> None:
+def layer_axis(ax: Axes, curves: LayerCurves | LayerSurplus) -> None:
     from matplotlib.ticker import MaxNLocator
 
     ax.set_xlabel("layer")
@@ -177,19 +178,19 @@ def _fit_to_later_layers(ax: Axes, curves: LayerCurves, values: FloatArray) -> N
 
 
 def _layers_nll(ax: Axes, curves: LayerCurves) -> None:
-    with _padded(ax, bottom=0.0):
-        _band(ax, curves.layer, curves.nll, curves.nll_interval, "orange")
-        _band(ax, curves.layer, curves.entropy, curves.entropy_interval, "blue")
+    with padded(ax, bottom=0.0):
+        band(ax, curves.layer, curves.nll, curves.nll_interval, "orange")
+        band(ax, curves.layer, curves.entropy, curves.entropy_interval, "blue")
     _fit_to_later_layers(ax, curves, curves.nll)
-    _layer_axis(ax, curves)
+    layer_axis(ax, curves)
 
 
 def _layers_calibration(ax: Axes, curves: LayerCurves) -> None:
-    with _padded(ax):
+    with padded(ax):
         ax.axhline(0.0, color=PALETTE["muted"], linewidth=1.0)
-        _band(ax, curves.layer, curves.calibration, curves.calibration_interval, "purple")
+        band(ax, curves.layer, curves.calibration, curves.calibration_interval, "purple")
     _fit_to_later_layers(ax, curves, curves.calibration)
-    _layer_axis(ax, curves)
+    layer_axis(ax, curves)
 
 
 def _layers_kl(ax: Axes, curves: LayerCurves) -> None:
@@ -197,9 +198,9 @@ def _layers_kl(ax: Axes, curves: LayerCurves) -> None:
     shown = (kl > 0) & np.isfinite(kl)  # zero at the final layer has no place on a log scale
     interval = np.where(interval > 0, interval, np.nan)[shown]
     ax.set_yscale("log")
-    _band(ax, curves.layer[shown], kl[shown], interval, "green")
+    band(ax, curves.layer[shown], kl[shown], interval, "green")
     _log_ticks(ax)
-    _layer_axis(ax, curves)
+    layer_axis(ax, curves)
 
 
 def _log_ticks(ax: Axes) -> None:
@@ -214,8 +215,8 @@ def _log_ticks(ax: Axes) -> None:
 
 def _layers_information(ax: Axes, curves: LayerCurves) -> None:
     ceiling = math.log(max(curves.num_rows, 1))
-    with _padded(ax, bottom=0.0):
-        ax.plot(curves.layer, _finite(curves.information), "-o", color=PALETTE["blue"])
+    with padded(ax, bottom=0.0):
+        ax.plot(curves.layer, finite(curves.information), "-o", color=PALETTE["blue"])
         ax.axhline(ceiling, color=PALETTE["muted"], linewidth=1.0, linestyle=(0, (4, 3)))
     ax.annotate(
         f"ceiling, log {curves.num_rows:,} = {ceiling:.2f}",
@@ -226,23 +227,23 @@ def _layers_information(ax: Axes, curves: LayerCurves) -> None:
         ha="right",
         va="top",
     )
-    _layer_axis(ax, curves)
+    layer_axis(ax, curves)
 
 
 def _layers_accuracy(ax: Axes, curves: LayerCurves) -> None:
-    with _padded(ax, bottom=0.0):
-        _band(ax, curves.layer, 100 * curves.accuracy, 100 * curves.accuracy_interval, "green")
+    with padded(ax, bottom=0.0):
+        band(ax, curves.layer, 100 * curves.accuracy, 100 * curves.accuracy_interval, "green")
     ax.yaxis.set_major_formatter("{x:g} %")
-    _layer_axis(ax, curves)
+    layer_axis(ax, curves)
 
 
 def _layers_renyi(ax: Axes, curves: LayerCurves) -> None:
-    with _padded(ax, bottom=0.0):
+    with padded(ax, bottom=0.0):
         for index, column in enumerate(curves.renyi.T):
             if renyi_is_flat(column):
                 continue
-            ax.plot(curves.layer, _finite(column), "-", color=PALETTE[f"step{step(index, curves.renyi.shape[1])}"])
-    _layer_axis(ax, curves)
+            ax.plot(curves.layer, finite(column), "-", color=PALETTE[f"step{step(index, curves.renyi.shape[1])}"])
+    layer_axis(ax, curves)
 
 
 def renyi_is_flat(column: FloatArray) -> bool:
@@ -266,7 +267,7 @@ def _histogram(ax: Axes, nll: FloatArray, entropy: FloatArray) -> None:
         share = 100 * np.histogram(np.clip(values, 0.0, top), edges)[0] / len(values)
         ax.stairs(share, edges, fill=True, color=PALETTE[colour], alpha=fill, linewidth=0) if fill else None
         ax.stairs(share, edges, color=PALETTE[colour], linewidth=1.6, baseline=None)
-    with _padded(ax, bottom=0.0):
+    with padded(ax, bottom=0.0):
         ax.set_xlim(0.0, top)
     ax.yaxis.set_major_formatter("{x:g} %")
     ax.set_xlabel(f"nats (bins of {width:.2g})")
@@ -306,8 +307,8 @@ def _renyi(ax: Axes, profile: Profile) -> None:
     x = np.arange(len(profile.renyi_orders))
     values = np.array([estimate.value for estimate in profile.renyi])
     intervals = np.array([estimate.interval for estimate in profile.renyi])
-    with _padded(ax, bottom=0.0):
-        _band(ax, x, values, intervals, "blue")
+    with padded(ax, bottom=0.0):
+        band(ax, x, values, intervals, "blue")
         for place, value in zip(x, values, strict=True):
             if np.isfinite(value):
                 ax.annotate(f"{value:.2f}", (place, value), xytext=(5, 5), textcoords="offset points")
@@ -344,7 +345,7 @@ def _modes_share(ax: Axes, modes: Modes) -> None:
     total = 100 * np.concatenate([[0.0], np.cumsum(modes.shares)])
     ax.stairs(100 * modes.shares, numbers + 0.5, fill=True, color=PALETTE["blue"], alpha=0.3, linewidth=0)
     ax.plot(numbers[1:], total[1:], "-o", color=PALETTE["blue"])
-    with _padded(ax, bottom=0.0):
+    with padded(ax, bottom=0.0):
         ax.set_ylim(0.0, max(float(total.max()), 1e-3))
     ax.yaxis.set_major_formatter("{x:g} %")
     _modes_axis(ax, modes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from .._bootstrap import Estimate
 from .._profile import Profile
@@ -18,6 +19,7 @@ __all__ = [
     "percent",
     "seconds",
     "text_names",
+    "typeset",
 ]
 
 BITS_PER_NAT = 1.0 / math.log(2.0)
@@ -49,6 +51,11 @@ def seconds(value: float) -> str:
 
 def order(value: float) -> str:
     return "inf" if math.isinf(value) else f"{value:g}"
+
+
+def typeset(number_text: str) -> str:
+    """With the signs that a terminal may lack."""
+    return number_text.replace("-", "−").replace("inf", "∞")
 
 
 def interval(
@@ -90,5 +97,5 @@ def cost_sentence(cost: dict[str, float]) -> str | None:
     return f"The profile cost {seconds(total)} = {written} % of the model's own forward pass ({seconds(forward)})."
 
 
-def text_names(profile: Profile) -> list[str]:
-    return [str(text.get("name") or "unnamed text") for text in profile.provenance.get("texts") or []]
+def text_names(provenance: dict[str, Any]) -> list[str]:
+    return [str(text.get("name") or "unnamed text") for text in provenance.get("texts") or []]

@@ -32,7 +32,7 @@ def text_table(profile: Profile) -> str:
     --------
     >>> print(text_table(profile))  # doctest: +SKIP
     """
-    names = text_names(profile)
+    names = text_names(profile.provenance)
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     lines = [
         visible(profile.model + (f" on {shown}" if shown else "")),

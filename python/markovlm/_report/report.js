@@ -1,4 +1,3 @@
-"use strict";
 // Draws the text one page at a time, so that the document stays light, and answers pointer, finger and keyboard.
 const reader = (() => {
   const find = (selector) => document.querySelector(selector);
@@ -180,40 +179,7 @@ const reader = (() => {
     }
     tip.append(choices);
   };
-  let shownNode = null;
-  const show = (node) => {
-    if (shownNode) shownNode.classList.remove("shown");
-    shownNode = node;
-    node.classList.add("shown");
-    node.setAttribute("aria-describedby", "tip");
-    fill(Number(node.dataset.i));
-    tip.hidden = false;
-    const box = node.getClientRects()[0] ?? node.getBoundingClientRect();
-    const width = document.documentElement.clientWidth;
-    tip.classList.toggle("above", box.bottom > window.innerHeight - tip.offsetHeight - 16); // phones: see the style
-    const left = Math.max(8, Math.min(box.left, width - tip.offsetWidth - 8));
-    const below = box.bottom + 8 + tip.offsetHeight < window.innerHeight || box.top < tip.offsetHeight + 8;
-    tip.style.left = `${left + window.scrollX}px`;
-    tip.style.top = `${window.scrollY + (below ? box.bottom + 8 : box.top - tip.offsetHeight - 8)}px`;
-  };
-  const hide = () => {
-    if (shownNode) {
-      shownNode.classList.remove("shown");
-      shownNode.removeAttribute("aria-describedby");
-    }
-    shownNode = null;
-    tip.hidden = true;
-  };
-  const tokenAt = (event) => event.target.closest?.("#tokens [data-i]");
-  tokens.addEventListener("pointerover", (event) => {
-    const node = tokenAt(event);
-    if (node && event.pointerType === "mouse") show(node);
-  });
-  tokens.addEventListener("pointerleave", () => {
-    const focused = document.activeElement?.closest?.("#tokens [data-i]");
-    if (focused) show(focused);
-    else hide();
-  });
+  const { show, hide, tokenAt } = tooltip(tip, fill, tokens);
   tokens.addEventListener("focusin", (event) => {
     const node = tokenAt(event);
     if (!node) return;
@@ -284,12 +250,6 @@ const reader = (() => {
     recolour();
   };
   find("#metric").addEventListener("change", (event) => colourBy(event.target.value));
-  find("#scheme").addEventListener("change", (event) => {
-    document.documentElement.dataset.scheme = event.target.value;
-  });
-  find("#scheme").hidden = false;
-  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((d) => (d.open = true)));
-
   const shared = { data, metrics, write, colourBy, metric: () => metric };
   if (!n) return shared;
   document.querySelectorAll(".page").forEach((select) => {
