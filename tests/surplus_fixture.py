@@ -9,7 +9,7 @@ import numpy as np
 
 from markovlm._bootstrap import Estimate, Estimates, bootstrap_mean
 from markovlm._layer_surplus import LayerSurplus
-from markovlm._scores import lengths, round_starts
+from markovlm._scores import reached_and_lengths, round_starts
 from markovlm._surplus_result import Surplus
 from markovlm.typing import FloatArray
 from profile_fixture import constant, made_up_text
@@ -56,7 +56,8 @@ def fake_surplus(
 
     def drafting(accepted: FloatArray, tokens: FloatArray) -> Estimates:
         parts = [
-            (lengths(accepted[:, :k], tokens[:, :k])[1], round_starts(tokens[:, :k], rows)) for k in range(1, horizon)
+            (reached_and_lengths(accepted[:, :k], tokens[:, :k])[1], round_starts(tokens[:, :k], rows))
+            for k in range(1, horizon)
         ]
         return Estimates.of([means(length[:, None], weights)[0] for length, weights in parts])
 

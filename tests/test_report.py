@@ -341,6 +341,15 @@ def page_file(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
+def assert_scheme_can_be_chosen(driver: Any, scheme: str, paper: str, width: int) -> None:
+    """The toggle overrides the system's scheme; the page still fits, and nothing went wrong in all the time before."""
+    other = "dark" if scheme == "light" else "light"
+    driver.execute_script(f"document.querySelector('#scheme input[value={other}]').click()")
+    assert driver.execute_script("return getComputedStyle(document.body).backgroundColor") != paper
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
 def open_browser(path: Path, width: int, scheme: str) -> Any:
     webdriver = pytest.importorskip("selenium.webdriver", reason="opens the report in a browser")
     driver_path, browser_path = shutil.which("chromedriver"), shutil.which("chromium")
@@ -418,12 +427,7 @@ def test_page_in_a_browser(page_file: Path, profile: Profile, width: int, scheme
         index = run("const b = document.querySelector('[data-token]'); b.click(); return Number(b.dataset.token)")
         assert run("return Number(document.activeElement.dataset.i)") == index
 
-        # the toggle overrides the system's scheme
-        other = "dark" if scheme == "light" else "light"
-        run(f"document.querySelector('#scheme input[value={other}]').click()")
-        assert run("return getComputedStyle(document.body).backgroundColor") != paper
-        assert run("return document.documentElement.scrollWidth") <= width
-        assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+        assert_scheme_can_be_chosen(driver, scheme, paper, width)
     finally:
         driver.quit()
 

@@ -19,7 +19,7 @@ from markovlm._report._tokens import visible
 from markovlm._surplus_result import Surplus
 from profile_fixture import HOSTILE_TOKENS
 from surplus_fixture import DEGENERATE_SURPLUSES, fake_surplus
-from test_report import Page, open_browser, outside_references
+from test_report import Page, assert_scheme_can_be_chosen, open_browser, outside_references
 
 pytest.importorskip("jinja2", reason="renders the report")
 pytest.importorskip("matplotlib", reason="draws the report")
@@ -241,11 +241,7 @@ def test_page_in_a_browser(found: Surplus, tmp_path: Path, width: int, scheme: s
             "return document.querySelector(a.hash).offsetHeight"
         )
         assert folded > 0
-        other = "dark" if scheme == "light" else "light"
-        run(f"document.querySelector('#scheme input[value={other}]').click()")
-        assert run("return getComputedStyle(document.body).backgroundColor") != paper
-        assert run("return document.documentElement.scrollWidth") <= width
-        assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+        assert_scheme_can_be_chosen(driver, scheme, paper, width)
     finally:
         driver.quit()
 

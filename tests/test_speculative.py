@@ -170,7 +170,7 @@ def test_samples_cannot_be_told_from_plain_ones(model: Any, overconfident: Draft
     assert set(np.concatenate(plain.accepted_lengths)) == {1}
     decoded = mk.speculative_decode(model, overconfident, [[3]] * 200, num_tokens=50, seed=2)
     assert 1.5 < decoded.accepted_length.value < 2.5
-    assert same_law(bigrams(decoded, 6), bigrams(plain, 6)) > 0.02
+    assert same_law(bigrams(decoded, 6), bigrams(plain, 6)) > 0.02  # a right one fails for one seed of 50
 
 
 @pytest.mark.parametrize(
@@ -352,6 +352,8 @@ def test_a_text_tells_where_rounds_start_and_what_they_accept(run: tuple[str, An
     features = features_of(model, decoded)
     found = along(features, draft)
     weights = start_probabilities(found, np.flatnonzero(features.positions == 0))
+    of_all = np.average(found.expected_length, weights=weights)
+    assert abs(mk.expected_accepted_length(draft, features).value - of_all) <= 1e-4  # of float32 logits
     inside = features.positions[found.rows] < 40
     assert low < np.average(found.expected_length[inside], weights=weights[inside]) < high
     if name == "uneven":  # where rounds are short there are more of them: the mean over all positions is another

@@ -65,11 +65,13 @@ class TestLanguages:
         assert found.upper_bound.interval[1] >= exact
         assert found.usable.interval[0] <= exact + 1e-3  # of smoothing by counts, where nothing is uncertain
         assert found.upper_bound.interval[1] >= found.usable.interval[0]
-        assert found.usable.value > -0.01
+        assert found.usable.interval[1] >= 0
         np.testing.assert_allclose(found.usable_steps.value.sum(), found.usable.value, rtol=1e-12)
         np.testing.assert_allclose(found.upper_bound_steps.value.sum(), found.upper_bound.value, rtol=1e-12)
-        entropies = found.model_loss.value, found.model_entropy.value
-        np.testing.assert_allclose(*entropies, atol=0.1)  # the text is the model's own
+        loss, entropy = found.model_loss.interval, found.model_entropy.interval
+        margin = 1e-5  # of float32 logits, where nothing is uncertain
+        assert np.all(loss[:, 0] - margin <= entropy[:, 1])  # the text is the model's own
+        assert np.all(entropy[:, 0] - margin <= loss[:, 1])
 
     @pytest.mark.parametrize("name", ["echo", "copy", "noisy_echo"])
     def test_what_is_linear_is_used_wholly(self, name: str) -> None:
@@ -77,7 +79,7 @@ class TestLanguages:
         found = of_whole_sequences(READY_MADE[name], 360, T, K, level=0.999)
         exact = mean_exact_surplus(READY_MADE[name], T, K)
         assert found.usable.interval[0] - 1e-3 <= exact <= found.usable.interval[1] + 1e-3
-        assert np.all(found.acceptance.value > 0.99)
+        assert np.all(found.acceptance.value > 0.99)  # 1 but for the penalty of the ridge
         assert found.expected_accepted_length.value > 2.98
 
     @pytest.mark.parametrize("name", ["mess3", "noisy_echo", "even_process"])
@@ -177,7 +179,7 @@ class TestParts:
         hidden, head = rng.standard_normal((50, 4)), rng.standard_normal((9, 4))
         for scale in (0.2, 1.0, 5.0):
             T = _drafting.fitted_temperature(mk.SoftmaxKernel(hidden, head), mk.SoftmaxKernel(scale * hidden, head), 1)
-            assert abs(np.log(T / scale)) <= _drafting._PRECISION + 1e-3
+            assert abs(np.log(T / scale)) <= _drafting._PRECISION  # where brentq stops
 
     @pytest.mark.parametrize("order", [1, 2, 3])
     def test_counts_are_distributions(self, order: int) -> None:
@@ -233,7 +235,9 @@ class TestDraftHead:
 
 
 class TestNetworks:
-    torch = pytest.importorskip("torch", reason="trains the networks")
+    @pytest.fixture(autouse=True)
+    def torch(self) -> Any:
+        return pytest.importorskip("torch", reason="trains the networks")
 
     def test_what_a_map_cannot_do(self) -> None:
         features = READY_MADE["even_process"].features(300, 9, seed=1)
@@ -259,13 +263,13 @@ class TestNetworks:
         expected = np.where(inner > 0, inner, 0) @ V
         np.testing.assert_allclose(_drafting.Residual(center, scale, U, c, V)(X), expected, atol=1e-5)
 
-    def test_random_numbers_and_gradients_of_others_are_left_alone(self) -> None:
-        self.torch.manual_seed(5)
-        expected = self.torch.rand(3)
-        self.torch.manual_seed(5)
-        with self.torch.no_grad():
+    def test_random_numbers_and_gradients_of_others_are_left_alone(self, torch: Any) -> None:
+        torch.manual_seed(5)
+        expected = torch.rand(3)
+        torch.manual_seed(5)
+        with torch.no_grad():
             mk.surplus(READY_MADE["mess3"].features(30, 9), 2, family="mlp")
-        assert self.torch.equal(self.torch.rand(3), expected)
+        assert torch.equal(torch.rand(3), expected)
 
 
 def with_layers(features: mk.Features, num_rows: int | None = None) -> mk.Features:
@@ -399,6 +403,15 @@ def test_errors() -> None:
         ({}, {"horizon": 7}, ValueRangeError, r"horizon: expected at most 6, the contexts of the longest .* got 7"),
         ({}, {"states": np.zeros((5, 2))}, ShapeError, r"states: expected 120 rows, one for each context, got 5"),
         ({}, {"family": "cubic"}, ValueRangeError, r"family: expected one of 'linear', 'mlp', got 'cubic'"),
+        ({}, {"horizon": 6000}, ValueRangeError, r"horizon: expected at most 6, "),
+        ({"embedding": np.full((3, 2), np.nan, np.float32)}, {}, ValueRangeError, r"features.embedding: .* got nan"),
+        ({"targets": np.full(120, 3)}, {}, ValueRangeError, r"targets: .*3"),
+        (
+            {"embedding": np.zeros((3, 9000), np.float32)},
+            {"horizon": 3},
+            ValueRangeError,
+            r"horizon: 3 tokens make maps",
+        ),
         ({}, {"max_rows": 0}, ValueRangeError, r"max_rows: expected an integer"),
         ({}, {"level": 1.5}, ValueRangeError, r"level: expected a number between 0 and 1"),
         ({}, {"seed": -1}, ValueRangeError, r"seed: expected"),

@@ -27,14 +27,12 @@ class Estimate:
     level: float = 0.95
 
     def __repr__(self) -> str:
-        low, high = self.interval
-        return f"{self.value:.4f} [{low:.4f}, {high:.4f}]"
+        return format(self, ".4f")
 
     def __format__(self, spec: str) -> str:
-        if not spec:
-            return repr(self)
-        low, high = self.interval
-        return f"{self.value:{spec}} [{low:{spec}}, {high:{spec}}]"
+        """The value and, where there is one, the interval."""
+        spec, (low, high) = spec or ".4f", self.interval
+        return f"{self.value:{spec}}" + ("" if math.isnan(low) else f" [{low:{spec}}, {high:{spec}}]")
 
 
 @dataclass(frozen=True, eq=False)

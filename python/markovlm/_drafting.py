@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 
 from . import _checks
 from ._divergences import KL
-from ._features import IGNORED_TARGET, Features
+from ._features import IGNORED_TARGET, Features, evenly_spread
 from ._softmax import SoftmaxKernel, softmax_stats
 from .errors import ShapeError, ValueRangeError
 from .typing import ArrayInput, FloatArray, IntArray, SinglePrecisionArray
@@ -26,7 +26,6 @@ __all__ = [
     "fitted_heads",
     "fitted_temperature",
     "read_out",
-    "spread",
     "with_temperatures",
 ]
 
@@ -53,13 +52,24 @@ class Residual:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class DraftHead:
-    r"""A draft head without training: for each step a linear map in front of the model's own head.
+    r"""A draft head: for each step a linear map, and perhaps a small network, in front of the model's own head.
 
     .. math:: q_k(\cdot \mid h_t, w_t, \dots, w_{t+k-1}) = \mathrm{softmax}\bigl( z(\hat h_k) / T_k \bigr), \qquad
               \hat h_k = A_k^\top [1, h_t, e(w_t), \dots, e(w_{t+k-1})]
 
     ``z`` are the model's logits of a state. Step k guesses the law of ``W_{t+k}``, k = 1 … K − 1; the token ``w_t`` is
     drawn from the model itself, from ``h_t``. With ``residuals`` a small network's output is added to ``ĥ_k``.
+    `surplus` fits one, and `speculative_decode` drafts with it. Source: theory §7.
+
+    Examples
+    --------
+    >>> import markovlm as mk
+    >>> features = mk.synthetic.copy_language(length=2).features(num_sequences=100, length=9)
+    >>> draft = mk.surplus(features, horizon=3).draft
+    >>> draft
+    DraftHead(2 steps ahead, 14 wide)
+    >>> draft.kernel(2, features.hidden[:5], features.targets[[[0, 1], [1, 2], [2, 3], [3, 4], [4, 5]]]).shape
+    (5, 2)
     """
 
     maps: tuple[SinglePrecisionArray, ...]  # step k: (1 + d + k e, d); (1 + k e, d) without the state
@@ -272,7 +282,7 @@ def with_temperatures(
     head: DraftHead, validation: Starts, num_rows: int, num_threads: int | None, report: Callable[[], None]
 ) -> DraftHead:
     """The head with the best temperature of each step, for ``num_rows`` contexts at most."""
-    some, model = validation[spread(len(validation), num_rows)], validation.features.softmax_kernel()
+    some, model = validation[evenly_spread(len(validation), num_rows)], validation.features.softmax_kernel()
     plain, found = replace(head, temperatures=(1.0,) * len(head.maps)), []
     for k in range(1, head.horizon):
         Q = plain.kernel(k, some.states(), some.tokens(k))
@@ -305,11 +315,6 @@ def fitted_temperature(P: SoftmaxKernel, Q: SoftmaxKernel, num_threads: int | No
         if abs(near) >= _FARTHEST:
             return math.exp(-near)
     return math.exp(-brentq(slope, near, near + step, xtol=_PRECISION))
-
-
-def spread(count: int, most: int) -> IntArray:
-    """At most so many of a range, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
 def _mean(values: SinglePrecisionArray, index: IntArray) -> SinglePrecisionArray:

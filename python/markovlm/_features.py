@@ -17,7 +17,7 @@ from .typing import IntArray, SinglePrecisionArray
 if TYPE_CHECKING:
     from ._softmax import SoftmaxKernel
 
-__all__ = ["IGNORED_TARGET", "SOME_LAYERS", "Features"]
+__all__ = ["IGNORED_TARGET", "SOME_LAYERS", "Features", "evenly_spread"]
 
 IGNORED_TARGET = -100
 """Target of a context whose next token is not known (PyTorch's convention)."""
@@ -267,6 +267,11 @@ class Features:
             )
         except (MarkovLMError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"{path}: corrupt: {error}") from None
+
+
+def evenly_spread(count: int, most: int) -> IntArray:
+    """At most so many places of ``count``, both ends among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
 def _plain(value: object) -> Any:

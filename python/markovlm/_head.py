@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ._features import evenly_spread
 from .errors import ShapeError, UnsupportedModelError, ValueRangeError
 from .typing import FloatArray, IntArray, SinglePrecisionArray
 
@@ -110,7 +111,7 @@ def input_embedding(model: Any, head: Head) -> SinglePrecisionArray | None:
 
 def spread_rows(count: int) -> IntArray:
     """Up to 64 of ``count`` rows, evenly spread, both ends among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, _MOST_ROWS)).astype(np.int64))
+    return evenly_spread(count, _MOST_ROWS)
 
 
 def proven(

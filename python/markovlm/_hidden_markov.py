@@ -285,7 +285,8 @@ class HiddenMarkovLanguage:
     def sample(self, num_sequences: int, length: int, seed: int = 0) -> IntArray:
         """(num_sequences, length) int64 token ids, independent sequences. Cost ``O(n T (S + V))``."""
         n = _checks.count("num_sequences", num_sequences, 0, 2**40)
-        return self._sample(np.random.default_rng(seed), n, _checks.count("length", length, 0, 2**40))
+        rng = np.random.default_rng(_checks.count("seed", seed, 0, 2**63 - 1))
+        return self._sample(rng, n, _checks.count("length", length, 0, 2**40))
 
     def features(self, num_sequences: int, length: int, seed: int = 0) -> Features:
         r"""What `extract` would give for a model that knows this language: belief states, and a head that reads them.

@@ -11,8 +11,8 @@ import numpy as np
 from . import _json
 from ._bootstrap import Estimate, Estimates, bootstrap_mean
 from ._divergences import KL, TotalVariation
-from ._drafting import Starts, fitted_heads, spread
-from ._features import Features
+from ._drafting import Starts, fitted_heads
+from ._features import Features, evenly_spread
 from ._softmax import softmax_stats
 from .typing import FloatArray, IntArray
 
@@ -74,7 +74,7 @@ def layer_surplus(
     train, validation, test = (kept[np.isin(features.sequence_ids[rows[kept]], part)] for part in parts)
     if len(train) < _FEWEST_ROWS or min(len(validation), len(test)) == 0:
         return None
-    test = test[spread(len(test), most)]
+    test = test[evenly_spread(len(test), most)]
     P = features.softmax_kernel()[rows[test] + 1]
     columns: list[FloatArray] = []
     for i in range(len(features.layers) + 1):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._bootstrap import Estimate
+from ._bootstrap import Estimate, Estimates
 from ._divergences import Divergence
 from .typing import FloatArray
 
@@ -34,7 +34,7 @@ class NLLDecomposition:
 
     def __repr__(self) -> str:
         known = [(name, getattr(self, name)) for name in TERMS]
-        shown = [f"{name}={_shown(value)}" for name, value in known if value is not None]
+        shown = [f"{name}={value}" for name, value in known if value is not None]
         shown += [] if self.residual is None else [f"residual={self.residual:.1e}"]
         return f"NLLDecomposition({', '.join(shown)}, n={self.num_contexts})"
 
@@ -88,28 +88,16 @@ def curves_of(steps: FloatArray, points: Sequence[NLLDecomposition]) -> NLLCurve
     for name in ("cross_entropy", "kl", "model_entropy", "nll", "calibration"):
         estimates = [getattr(point, name) for point in points]
         known = estimates[0] is not None
-        columns[name] = _values(estimates) if known else None
-        columns[f"{name}_interval"] = _intervals(estimates) if known else None
-    wanted = points[0].entropies
+        columns[name] = Estimates.of(estimates).value if known else None
+        columns[f"{name}_interval"] = Estimates.of(estimates).interval if known else None
+    entropies = {D: Estimates.of([point.entropies[D] for point in points]) for D in points[0].entropies}
     return NLLCurves(
         steps=steps,
         num_contexts=points[0].num_contexts,
         **columns,  # type: ignore[arg-type]  # those that are always known are never None
         entropy=points[0].entropy,
         residual=None if points[0].residual is None else np.array([point.residual for point in points]),
-        entropies={D: _values([point.entropies[D] for point in points]) for D in wanted},
-        entropies_interval={D: _intervals([point.entropies[D] for point in points]) for D in wanted},
+        entropies={D: found.value for D, found in entropies.items()},
+        entropies_interval={D: found.interval for D, found in entropies.items()},
         data_entropies=points[0].data_entropies,
     )
-
-
-def _values(estimates: Sequence[Estimate]) -> FloatArray:
-    return np.array([estimate.value for estimate in estimates])
-
-
-def _intervals(estimates: Sequence[Estimate]) -> FloatArray:
-    return np.array([estimate.interval for estimate in estimates])
-
-
-def _shown(estimate: Estimate) -> str:
-    return f"{estimate.value:.4f}" if np.isnan(estimate.interval).any() else repr(estimate)

@@ -18,7 +18,16 @@ from ._softmax import softmax_stats
 from .errors import ValueRangeError
 from .typing import FloatArray, IntArray, Progress
 
-__all__ = ["Score", "expected_accepted_length", "lengths", "mixed", "mixture", "round_starts", "score", "tokens_of"]
+__all__ = [
+    "Score",
+    "expected_accepted_length",
+    "mixed",
+    "mixture",
+    "reached_and_lengths",
+    "round_starts",
+    "score",
+    "tokens_of",
+]
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ def round_starts(tokens: FloatArray, rows: IntArray) -> FloatArray:
     return out
 
 
-def lengths(accepted: FloatArray, tokens: FloatArray) -> tuple[FloatArray, FloatArray]:
+def reached_and_lengths(accepted: FloatArray, tokens: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Of a round from each context: (m, K − 1) whether it comes to a step, and (m,) tokens that are expected.
 
     ``accepted`` is 1 − TV of each step, ``tokens`` what round_starts takes. The text stands for what the model would
@@ -184,7 +193,7 @@ def expected_accepted_length(
         assert stats.nll is not None
         columns.append((1 - stats.divergences[TotalVariation()], np.exp(np.minimum(0.0, own - stats.nll))))
     accepted, tokens = (np.stack(part, axis=1) for part in zip(*columns, strict=True))
-    expected = lengths(accepted, tokens)[1][:, None]
+    expected = reached_and_lengths(accepted, tokens)[1][:, None]
     weights = round_starts(tokens, starts.rows)
     return bootstrap_mean(expected, starts.sequences, weights=weights, level=level, seed=seed)[0]
 

@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 import typer
 
-from ._drafting import spread
-from ._features import SOME_LAYERS, Features
+from ._features import SOME_LAYERS, Features, evenly_spread
 from .errors import ValueRangeError
 
 __all__ = [
@@ -55,7 +54,7 @@ def with_layers(features: Features, layers: Layers) -> Features:
     if layers == "all" or (layers == "some" and len(held) <= SOME_LAYERS):
         return features
     if layers == "some":
-        wanted = [held[i] for i in spread(len(held), SOME_LAYERS)]
+        wanted = [held[i] for i in evenly_spread(len(held), SOME_LAYERS)]
     else:
         numbers = {layer + features.num_layers + 1 if layer < 0 else layer for layer in layers}
         wanted = sorted(numbers - {features.num_layers})

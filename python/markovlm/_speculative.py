@@ -133,13 +133,12 @@ def speculative_decode(
     Examples
     --------
     >>> import numpy as np, torch, transformers, markovlm as mk
-    >>> from markovlm._drafting import DraftHead
     >>> _ = torch.manual_seed(0)
     >>> config = transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=64)
     >>> model = transformers.GPT2LMHeadModel(config)
     >>> features = mk.extract(model, texts=[range(50)], layers=None)
     >>> maps = tuple(np.zeros((1 + 16 + 16 * k, 16), np.float32) for k in (1, 2))  # the uniform law
-    >>> draft = DraftHead(maps, (1.0, 1.0), features.embedding, features.softmax_kernel())
+    >>> draft = mk.DraftHead(maps, (1.0, 1.0), features.embedding, features.softmax_kernel())
     >>> decoded = mk.speculative_decode(model, draft, [[1, 2, 3], [4]], num_tokens=30)
     >>> [len(tokens) for tokens in decoded.tokens], decoded.horizon, decoded.accepted_length.value > 2
     ([30, 30], 3, True)

@@ -8,11 +8,11 @@ import numpy as np
 
 from . import _checks
 from ._bootstrap import Estimates, bootstrap_mean, require_level
-from ._drafting import DraftHead, Starts, fitted_heads, spread, with_temperatures
+from ._drafting import DraftHead, Starts, fitted_heads, with_temperatures
 from ._ext import build_info
-from ._features import Features
+from ._features import IGNORED_TARGET, Features, evenly_spread
 from ._layer_surplus import layer_surplus
-from ._scores import lengths, round_starts, score, tokens_of
+from ._scores import reached_and_lengths, round_starts, score, tokens_of
 from ._surplus_result import Surplus
 from .errors import SampleWarning, ShapeError, ValueRangeError
 from .typing import ArrayInput, FloatArray, IntArray, Progress
@@ -24,6 +24,7 @@ FAMILIES = ("linear", "mlp")
 FEWEST_SEQUENCES = 4  # one to fit, one to choose by, two whose spread is seen
 _FEW_SEQUENCES = 10  # that are scored: with less, percentile intervals are too short
 _ROWS_PER_INPUT = 4
+_MOST_INPUTS = 2**14  # of a map: their moments take 2 GiB, several times over
 _VALIDATION_ROWS = 192  # that temperatures and mixtures are chosen by
 
 
@@ -109,7 +110,8 @@ def surplus(
     ``conditional_acceptance`` are averages over its rounds, the last step of each by its TV. On text by others the
     tokens are the text's in the place of the model's: `expected_accepted_length` does the same along any other text.
 
-    Intervals are for the fitted head: they do not cover what another split would have fitted. Cost: ``n p²`` flops for
+    Intervals are for the fitted head: they do not cover what another split would have fitted. Sequences of one text may
+    be on both sides of the split, which flatters a draft as far as they are alike. Cost: ``n p²`` flops for
     ``p = d + (K − 1) e`` inputs and their solution, ``O(p³)`` for each penalty; then some 40 (K − 1) passes over 192
     contexts, 6 (K − 1) over those that are scored, each ``2 V d`` flops per context. Memory ``8 p²`` bytes a few times.
     Source: arXiv 2507.19247, Eq. 4.1–4.2; Leviathan et al. (2023), *Fast inference from transformers via speculative
@@ -140,10 +142,18 @@ def surplus(
             "features: expected embeddings of the tokens, which drafts are made from, got none; extract again, or set "
             "them: dataclasses.replace(features, embedding=...) of shape (V, e)"
         )
+    _checks.model_matrix("features.embedding", features.embedding, "(V, e)")
+    _checks.target_ids(features.targets, features.num_contexts, features.vocabulary_size, IGNORED_TARGET)
     seen = features.hidden if states is None else _checks.model_matrix("states", states, "(n, d)")
     if len(seen) != features.num_contexts:
         raise ShapeError(f"states: expected {features.num_contexts} rows, one for each context, got {len(seen)}")
     starts = Starts.of(features, horizon, seen)
+    inputs = 1 + seen.shape[1] + (horizon - 1) * features.embedding.shape[1]
+    if inputs > _MOST_INPUTS:
+        raise ValueRangeError(
+            f"horizon: {horizon} tokens make maps of {inputs} inputs, expected at most {_MOST_INPUTS}, whose products "
+            "fill 2 GiB; look less far"
+        )
     parts = _split(starts.sequences, horizon, rng)
     train, validation, test = (starts.of_sequences(part) for part in parts)
     scored = test[_stretches(test.sequences, max_rows, rng)]
@@ -159,7 +169,7 @@ def surplus(
         for i, head in enumerate(heads):
             head = with_networks(head, train, validation, seed, work.report)
             heads[i] = with_temperatures(head, validation, _VALIDATION_ROWS, num_threads, lambda: None)
-    chosen = validation[spread(len(validation), _VALIDATION_ROWS)]
+    chosen = validation[evenly_spread(len(validation), _VALIDATION_ROWS)]
     fitted = [tokens_of(features, number) for number in parts[0]]
     scores = [score(heads, scored, chosen, k, fitted, num_threads, work.report) for k in steps]
     layers = None
@@ -176,14 +186,14 @@ def surplus(
         return Estimates.of(bootstrap_mean(values, groups, weights=weights, level=level, seed=seed))
 
     accepted, tokens = column("accepted"), column("accepted_token")
-    reached, _ = lengths(accepted, tokens)
+    reached, _ = reached_and_lengths(accepted, tokens)
     row_starts = round_starts(tokens, scored.rows)
 
     def drafting(accepted: FloatArray, tokens: FloatArray) -> Estimates:
         found = []
         for k in steps:
             weights = round_starts(tokens[:, :k], scored.rows)
-            found.append(means(lengths(accepted[:, :k], tokens[:, :k])[1][:, None], weights)[0])
+            found.append(means(reached_and_lengths(accepted[:, :k], tokens[:, :k])[1][:, None], weights)[0])
         return Estimates.of(found)
 
     drafted = drafting(accepted, tokens)

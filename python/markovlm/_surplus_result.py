@@ -79,8 +79,8 @@ class Surplus:
         one = f", {self.lengths[0].value:.2f} with one" if steps > 1 else ""
         return (
             f"{kind} on {source}, {steps} token{'s' * (steps != 1)} ahead, would give "
-            f"{_short(self.expected_accepted_length)} tokens for each pass of the model on this text{one} (the first "
-            f"drafted token is accepted with probability {_short(self.acceptance[0])}, without the state "
+            f"{self.expected_accepted_length:.2f} tokens for each pass of the model on this text{one} (the first "
+            f"drafted token is accepted with probability {self.acceptance[0]:.2f}, without the state "
             f"{self.acceptance_without[0].value:.2f}){self._depth}."
         )
 
@@ -150,8 +150,3 @@ class Surplus:
             elif str(f.type).startswith("tuple") and f.name in fields:
                 fields[f.name] = tuple(fields[f.name])
         return cls(text=text, **{**fields, **arrays})
-
-
-def _short(estimate: Estimate) -> str:
-    """Without an interval where a single sequence gives none."""
-    return f"{estimate:.2f}" if np.isfinite(estimate.interval).all() else f"{estimate.value:.2f}"
