@@ -33,6 +33,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("markovlm")
 
 BUILDS: list[str] = build_info()["available"]
+if NO_SKIPS and _cpu.runnable_builds() != BUILDS:
+    raise pytest.UsageError(f"MARKOVLM_NO_SKIPS is set, and of {_cpu.runnable_builds()} only {BUILDS} are installed")
 
 
 def pytest_report_header() -> list[str]:
