@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 
 from harness import RESULTS
 
-ORDER = ("softmax_stats", "divergences", "panels", "kernels", "spectrum", "scaling")
+ORDER = ("softmax_stats", "divergences", "panels", "kernels", "spectrum", "geometry", "alignment", "scaling")
 COLOURS = {"markovlm": "#1b6ca8", "torch": "#c8792b", "other": "#9a9a9a"}
 
 

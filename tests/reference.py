@@ -83,6 +83,28 @@ def logit_error(P: SoftmaxKernel) -> FloatArray:
     return np.asarray(P.scale / P.temperature * (gamma * size.max(axis=1, initial=0.0) + (lost if pairs else 0.0)))
 
 
+def slopes(P: SoftmaxKernel) -> FloatArray:
+    """(n, V) of ``dz/d(g · h)``: ``scale / T``, times ``sech²`` of what is capped."""
+    raw = logits(P.hidden, P.head, P.bias, scale=P.scale)
+    rate = P.scale / P.temperature
+    if not P.softcap:
+        return np.full(raw.shape, rate)
+    q = np.exp(-2 * np.abs(raw / P.softcap))
+    return np.asarray(rate * 4 * q / (1 + q) ** 2)
+
+
+def metrics(P: SoftmaxKernel) -> FloatArray:
+    """(n, d, d): ``Jᵀ (diag p − p pᵀ) J`` with ``J = D W``, rows of J relative to the likeliest token's."""
+    p, D, W = np.exp(log_softmax(kernel_logits(P))), slopes(P), P.head.astype(np.float64)
+    found = []
+    for p_x, D_x in zip(p, D, strict=True):
+        J = D_x[:, None] * W
+        J = J - J[np.argmax(p_x)]
+        mean = p_x @ J
+        found.append(J.T @ (p_x[:, None] * J) - np.outer(mean, mean))
+    return np.array(found).reshape(len(p), W.shape[1], W.shape[1])
+
+
 def log_normalizer(z: FloatArray) -> FloatArray:
     m = z.max(axis=1)
     return np.asarray(m + np.log(np.exp(z - m[:, None]).sum(axis=1)))

@@ -103,6 +103,8 @@ def test_the_peaks_are_those_of_a_cpu() -> None:
         ("divergences", {"float32 markovlm KL"}, {"bfloat16 torch, the best / markovlm"}),
         ("panels", {"b = 8   markovlm √Pᵀ √P X"}, {"b = 1, √P X: torch / markovlm"}),
         ("scaling", {"bfloat16 n = 256"}, {"float32: fastest / slowest rate"}),
+        ("geometry", {"markovlm"}, {"forming by torch / markovlm, per context"}),
+        ("alignment", {"NumPy and SciPy, √P formed"}, {"by hand / markovlm"}),
     ],
 )
 def test_a_question_runs_from_end_to_end(tmp_path: Path, question: str, rows: set[str], targets: set[str]) -> None:

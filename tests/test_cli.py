@@ -402,6 +402,12 @@ def test_built_in_model_on_its_default_text(tmp_path: Path) -> None:
     assert 1.1 < found["expected_accepted_length"]["value"] < 2
     assert len(found["layers"]["layer"]) == 9
     assert (tmp_path / "surplus.html").stat().st_size > 10_000
+    result = run_real("compare", tmp_path, tmp_path / "features.safetensors", "--json", "--out", tmp_path / "both")
+    assert result.returncode == 0, result.stderr
+    compared = json.loads(result.stdout)["quantities"]
+    assert compared["nll"]["differences"][1] == {"value": 0.0, "interval": [0.0, 0.0], "level": 0.95}
+    assert compared["tokens_per_pass"]["estimates"] == [found["expected_accepted_length"], None]
+    assert (tmp_path / "both" / "comparison.html").stat().st_size > 10_000
 
 
 @pytest.mark.real_model

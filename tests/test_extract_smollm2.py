@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
 import markovlm as mk
@@ -157,6 +158,44 @@ def test_kl_between_nearby_states(run: Run, distance: float) -> None:
     error = np.abs(mk.divergence(P, Q, mk.KL()) - exact)
     print(f"KL of {np.median(exact):.1e}: largest relative error {(error / exact)[exact >= 1e-10].max(initial=0):.1e}")
     assert (error <= 1e-2 * np.maximum(exact, 1e-10)).all()
+
+
+def test_alignment_of_the_final_states(run: Run) -> None:
+    f, rows = run.features, np.arange(0, N, 3)
+    part = dataclasses.replace(
+        f,
+        layers=(),
+        layer_rows=None,
+        layer_hidden=None,
+        text_ids=None,
+        target_spans=None,
+        **{name: getattr(f, name)[rows] for name in ("hidden", "targets", "token_ids", "sequence_ids", "positions")},
+    )
+    with pytest.warns(mk.errors.SampleWarning, match="1366 contexts for 576 dimensions flatter"):
+        found, of_prototypes = mk.alignment(part, ranks=(16,)), mk.alignment(part, "prototype", ranks=(16,))
+    for result in (found, of_prototypes):
+        assert (result.ritz_values <= result.eigenvalues * (1 + 1e-5)).all()  # interlacing; K is made of float32
+        assert result.score().interval[0] > result.null_band[0, 0, 1]
+        assert result.score(held_out=True).value < result.score().value
+    h, g = (x.astype(np.float64) for x in (part.hidden, mk.prototypes(part.softmax_kernel())))
+    h, g = h - h.mean(axis=0), g - g.mean(axis=0)
+    cross = h.T @ g / len(h)
+    theta = scipy.linalg.eigh(cross @ cross.T, h.T @ h / len(h), eigvals_only=True)[::-1]
+    assert of_prototypes.ritz_values[0] == pytest.approx(theta[:16], rel=1e-5)
+
+
+def test_the_quadratic_surrogate_is_never_below_the_loss(run: Run, expected: np.ndarray[Any, Any]) -> None:
+    found = mk.quadratic_surrogate(run.features, ranks=(16,))
+    assert found.warnings == ()
+    assert found.violations == (0, 0)
+    assert found.row_gaps().min() >= 0
+    assert (np.abs(found.row_nll - expected[2]) < TOLERANCE).all()
+    assert found.radius_lower**2 <= found.beta_ball <= (found.radius_lower / (1 - 1.001e-3)) ** 2
+    assert 100 * found.beta_calibrated < found.beta_ball  # so loose is R² on this model
+    assert found.text_maps is not None
+    for b, estimate in enumerate((found.surrogate_ball, found.surrogate_calibrated)):
+        value = found.text_maps.constant - found.text_maps.reached[b, -1] * found.text_maps.decrease[b, -1]
+        assert abs(value - estimate.value) < TOLERANCE * found.gap_ball.value  # by covariances alone
 
 
 def test_the_reference_sees_an_error(run: Run) -> None:

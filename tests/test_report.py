@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib.util
 import json
 import math
@@ -78,12 +80,26 @@ def outside_references(html: str) -> list[str]:
     return found + re.findall(r"@import|\bimport\s*\(|\bfetch\s*\(|XMLHttpRequest|sendBeacon|WebSocket", html)
 
 
-def test_nothing_is_loaded_from_outside(html: str) -> None:
+def assert_self_contained(html: str) -> None:
+    """Nothing is loaded from outside, no script but ours runs, ids are unique, references resolve."""
+    assert html.startswith("<!doctype html>")
     assert outside_references(html) == []
-    policy = dict(Page(html).elements[3][1])["content"]
+    page = Page(html)
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = page.elements[3][1]["content"]
     assert policy.startswith("default-src 'none'")
-    followed = {a["href"] for tag, a in Page(html).elements if tag == "a" and not a["href"].startswith("#")}
+    assert f"script-src 'sha256-{digest}'" in policy
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r"url\(#([^)]+)\)", html)) | set(re.findall(r'href="#([^"]+)"', html))
+    assert used <= set(ids)
+    followed = {a["href"] for tag, a in page.elements if tag == "a" and not a["href"].startswith("#")}
     assert all(link.startswith("https://arxiv.org/abs/") for link in followed)
+
+
+def test_the_page_is_self_contained(html: str) -> None:
+    assert_self_contained(html)
 
 
 @pytest.mark.parametrize(
@@ -91,13 +107,6 @@ def test_nothing_is_loaded_from_outside(html: str) -> None:
 )
 def test_the_check_for_outside_references_sees_them(bad: str) -> None:
     assert outside_references(bad)
-
-
-def test_ids_are_unique_and_references_resolve(html: str) -> None:
-    ids = [a["id"] for _, a in Page(html).elements if "id" in a]
-    assert len(ids) == len(set(ids))
-    used = set(re.findall(r"url\(#([^)]+)\)", html)) | set(re.findall(r'href="#([^"]+)"', html))
-    assert used <= set(ids)
 
 
 def test_same_profile_same_bytes(profile: Profile, html: str) -> None:

@@ -30,35 +30,60 @@ LAYERS = (
     {"errors", "typing"},
     {"_ext", "_sample_text", "_sampling", "_store"},
     {"_checks", "_bootstrap"},
-    {"_axes", "_exact_surplus", "_formulas", "_json", "_pencils", "_rows"},
-    {"_show"},
+    {"_axes", "_enclosing_ball", "_exact_surplus", "_formulas", "_json", "_pencils", "_rows", "_subspaces"},
+    {"_linear_maps", "_show"},
     {"_divergences", "_products"},
     {"_chain", "_f_divergence"},
     {"_disintegration"},
     {"_kernels"},
     {"_constructors", "_softmax"},
     {"_features", "_operators", "_panels", "_rowwise"},
-    {"_channels", "_coherence", "_factors", "_hidden_markov", "_information", "_panel_operator", "_softmax_products"},
-    {"_cross_entropy", "_spectral"},
-    {"_auditor", "_dirichlet", "_drafting", "_language_model", "_languages", "_ngrams", "_quadrature", "_similarity"},
+    {
+        "_channels",
+        "_coherence",
+        "_factors",
+        "_hidden_markov",
+        "_information",
+        "_metric",
+        "_panel_operator",
+        "_softmax_products",
+    },
+    {"_cross_entropy", "_geometry", "_paths", "_spectral"},
+    {
+        "_alignment_result",
+        "_auditor",
+        "_dirichlet",
+        "_drafting",
+        "_language_model",
+        "_languages",
+        "_ngrams",
+        "_quadrature",
+        "_similarity",
+    },
     {
         "_audit",
         "_draft_network",
         "_layer_surplus",
         "_nll",
         "_nll_terms",
+        "_pairs",
         "_scores",
         "_stability",
         "_summaries",
         "_svds",
         "synthetic",
     },
-    {"_modes", "_nll_decomposition", "_surplus_result"},
-    {"_surplus"},
+    {"_alignment_scores", "_modes", "_nll_decomposition", "_surplus_result", "_surrogate_result"},
+    {"_alignment", "_surplus", "_surrogate"},
     {"_layers"},
     {"_profile"},
+    {"_characters", "_comparison"},
+    {"_quantities"},
+    {"_compare"},
     {"_report"},
-    {"_console", "_sources"},
+    {"_console", "_options", "_sources"},
+    {"_standalone"},
+    {"_compare_command", "_geometry_commands"},
     {"cli"},
     {"__main__"},
 )
@@ -143,12 +168,14 @@ def test_no_cycles() -> None:
         pytest.fail(f"modules import each other: {' <- '.join(error.args[1])}")
 
 
-# What functions import, upwards or to the side, when they are called: a Profile writes its report, Modes
-# and a Surplus their table, NLLCurves their figure, the terminal extracts and tells PyTorch how many threads it may
-# use, a
-# synthetic language or a family of drafts trains a network.
+# What functions import, upwards or to the side, when they are called: a Profile writes its report, Modes, a Surplus and
+# a Comparison their table, NLLCurves their figure, the terminal extracts and tells PyTorch how many threads it may use,
+# a synthetic language or a family of drafts trains a network.
 LATE = {
+    "_alignment_result": {"_report"},
+    "_comparison": {"_report"},
     "_draft_network": {"_load"},
+    "_geometry": {"_report"},
     "_language_model": {"_load"},
     "_modes": {"_report"},
     "_nll_terms": {"_report"},
@@ -156,6 +183,7 @@ LATE = {
     "_sources": {"_extract"},
     "_surplus": {"_draft_network"},
     "_surplus_result": {"_report"},
+    "_surrogate_result": {"_report"},
 }
 LATE_LIBRARIES = {"_sources": {"torch"}}
 

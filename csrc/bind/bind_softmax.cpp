@@ -1,4 +1,5 @@
 #include "bind/arrays.hpp"
+#include "bind/heads.hpp"
 #include "bind/passes.hpp"
 #include "bind/register.hpp"
 #include "softmax/block.hpp"
@@ -16,15 +17,6 @@
 
 namespace markovlm::bind {
 namespace {
-
-// (weight, bias, scale, softcap, temperature), as SoftmaxKernel holds them
-using HeadArguments = std::tuple<py::array, std::optional<Array<float>>, double, double, double>;
-
-Head make_head(const HeadArguments& given) {
-    const auto& [weight, bias, scale, softcap, temperature] = given;
-    const auto view = float_matrix(weight);
-    return {view, vector(bias, view.rows()), scale, softcap, temperature};
-}
 
 Divergence::Kind divergence_kind(const std::string& name) {
     using enum Divergence::Kind;

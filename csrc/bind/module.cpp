@@ -22,6 +22,7 @@ PYBIND11_MODULE(MARKOVLM_MODULE, module) {
         return info;
     });
     markovlm::bind::register_finite(module);
+    markovlm::bind::register_metric(module);
     markovlm::bind::register_softmax(module);
     markovlm::bind::register_spectral(module);
 }

@@ -6,6 +6,7 @@
 namespace markovlm::bind {
 
 void register_finite(pybind11::module_& module);
+void register_metric(pybind11::module_& module);
 void register_softmax(pybind11::module_& module);
 void register_spectral(pybind11::module_& module);
 

@@ -11,18 +11,24 @@ from . import (
     synthetic,
     typing,
 )
+from ._alignment import alignment
+from ._alignment_result import Alignment
 from ._audit import Audit, Check, audit
 from ._axes import Axis
 from ._bootstrap import Estimate, Estimates
 from ._channels import Capacity, Garbling, channel_capacity, garbling
 from ._coherence import Coherence, temporal_coherence
+from ._compare import compare
+from ._comparison import Comparison, DepthCurve, Quantity
 from ._constructors import coarse_grain, copy, deterministic, discard, identity, state, swap, uniform
 from ._dirichlet import dirichlet_energy
 from ._divergences import KL, ChiSquared, Divergence, JensenShannon, Renyi, SquaredHellinger, TotalVariation
 from ._drafting import DraftHead
+from ._enclosing_ball import Ball, smallest_enclosing_ball
 from ._ext import build_info
 from ._f_divergence import FDivergence
 from ._features import IGNORED_TARGET, Features
+from ._geometry import Geometry, geometry
 from ._information import (
     conditional_mutual_information,
     joint,
@@ -32,12 +38,14 @@ from ._information import (
 )
 from ._kernels import Kernel
 from ._layer_surplus import LayerSurplus
+from ._metric import MetricOperator, mean_metric, metric_operator, sensitivity
 from ._modes import Modes, modes
 from ._nll import NLL, nll
 from ._nll_decomposition import nll_decomposition
 from ._nll_terms import NLLCurves, NLLDecomposition
 from ._operators import SimilarityOperator
 from ._panels import adjoint_product, normal_product, panel_product, prototypes
+from ._paths import PathLength, fisher_rao_distance, path_length
 from ._profile import LayerCurves, Profile, TokenTable, profile
 from ._rowwise import (
     almost_surely_equal,
@@ -57,6 +65,8 @@ from ._spectral import Spectrum, eigsh
 from ._summaries import SpectralSummary, spectral_summary
 from ._surplus import surplus
 from ._surplus_result import Surplus
+from ._surrogate import quadratic_surrogate
+from ._surrogate_result import Assumptions, LinearMaps, Surrogate
 from ._svds import SingularSpectrum, svds
 
 if TYPE_CHECKING:
@@ -72,13 +82,18 @@ __all__ = [
     "IGNORED_TARGET",
     "KL",
     "NLL",
+    "Alignment",
+    "Assumptions",
     "Audit",
     "Axis",
+    "Ball",
     "Capacity",
     "Check",
     "ChiSquared",
     "Coherence",
+    "Comparison",
     "Decoded",
+    "DepthCurve",
     "Divergence",
     "DraftHead",
     "Estimate",
@@ -86,15 +101,20 @@ __all__ = [
     "FDivergence",
     "Features",
     "Garbling",
+    "Geometry",
     "Head",
     "JensenShannon",
     "Kernel",
     "LayerCurves",
     "LayerSurplus",
+    "LinearMaps",
+    "MetricOperator",
     "Modes",
     "NLLCurves",
     "NLLDecomposition",
+    "PathLength",
     "Profile",
+    "Quantity",
     "Renyi",
     "SimilarityOperator",
     "SingularSpectrum",
@@ -104,10 +124,12 @@ __all__ = [
     "Spectrum",
     "SquaredHellinger",
     "Surplus",
+    "Surrogate",
     "TokenTable",
     "TotalVariation",
     "__version__",
     "adjoint_product",
+    "alignment",
     "almost_surely_equal",
     "audit",
     "average_categorical_entropy",
@@ -117,6 +139,7 @@ __all__ = [
     "categorical_entropy",
     "channel_capacity",
     "coarse_grain",
+    "compare",
     "conditional_mutual_information",
     "copy",
     "deterministic",
@@ -128,20 +151,28 @@ __all__ = [
     "errors",
     "expected_accepted_length",
     "extract",
+    "fisher_rao_distance",
     "garbling",
+    "geometry",
     "identity",
     "joint",
+    "mean_metric",
     "mean_prediction",
+    "metric_operator",
     "modes",
     "mutual_information",
     "nll",
     "nll_decomposition",
     "normal_product",
     "panel_product",
+    "path_length",
     "profile",
     "prototypes",
+    "quadratic_surrogate",
     "representation_divergence",
+    "sensitivity",
     "similarity_operator",
+    "smallest_enclosing_ball",
     "softmax_stats",
     "spectral_summary",
     "speculative_decode",

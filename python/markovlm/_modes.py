@@ -22,7 +22,7 @@ from ._summaries import spectral_summary
 from .errors import FileFormatError, ValueRangeError
 from .typing import FloatArray, IntArray, Progress
 
-__all__ = ["Modes", "modes"]
+__all__ = ["NAMED_TOKENS", "Modes", "leading", "modes", "signs"]
 
 HALF_TOL = 1e-4  # of the modes of either half, which are only compared
 PROBES, DEGREE = 16, 12  # of the effective rank
@@ -105,7 +105,7 @@ class Modes:
         mode = _checks.count("mode", mode, 0, self.num_modes - 1)
         if sign not in (1, -1):
             raise ValueRangeError(f"sign: expected 1 or -1, got {sign!r}")
-        return _leading(getattr(self, name)[:, mode], _checks.count("count", count, 0, 2**62), sign, self.tol)
+        return leading(getattr(self, name)[:, mode], _checks.count("count", count, 0, 2**62), sign, self.tol)
 
     def __repr__(self) -> str:
         k = self.num_modes
@@ -296,8 +296,8 @@ def modes(
         ).effective_rank
     del M  # and what it keeps
     functions = np.sqrt(n) * found.eigenvectors
-    signs = _signs(faces, functions)
-    functions, faces = signs * functions, signs * faces
+    positive = signs(faces, functions)
+    functions, faces = positive * functions, positive * faces
     stable = spanned = np.full(k, np.nan)
     if deals:
         more, close = k + max(4, k // 2), max(HALF_TOL, tol)  # partners of the last modes may come later in a half
@@ -311,7 +311,7 @@ def modes(
     work.finish()
     starts = np.flatnonzero(np.diff(features.sequence_ids, prepend=features.sequence_ids[:1] - 1))
     named = [features.token_ids[starts]]
-    named += [_leading(v, NAMED_TOKENS, sign, found.tol) for v in faces.T for sign in (1, -1)]
+    named += [leading(v, NAMED_TOKENS, sign, found.tol) for v in faces.T for sign in (1, -1)]
     return Modes(
         kind=kind,
         beta=float(beta),
@@ -384,13 +384,13 @@ def _token_faces(
     return np.asarray(np.divide(faces, lengths, out=np.zeros_like(faces), where=lengths > 0))
 
 
-def _signs(faces: FloatArray, functions: FloatArray) -> FloatArray:
+def signs(faces: FloatArray, functions: FloatArray) -> FloatArray:
     """(k,): what makes the entry of largest modulus positive, of functions where there is no face on tokens."""
     largest = [columns[np.abs(columns).argmax(axis=0), np.arange(columns.shape[1])] for columns in (faces, functions)]
     return np.where(np.where(largest[0] == 0, largest[1], largest[0]) < 0, -1.0, 1.0)
 
 
-def _leading(values: FloatArray, count: int, sign: int, tol: float) -> IntArray:
+def leading(values: FloatArray, count: int, sign: int, tol: float) -> IntArray:
     """Indices of the largest entries of one sign, but for those within ``tol`` of 0."""
     signed = sign * values
     order: IntArray = np.argsort(-signed, kind="stable")[:count]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +13,31 @@ import numpy as np
 import typer
 
 from . import _checks, _ext
+from ._compare_command import compare_command
 from ._console import note, progress, sample_warnings_are_notes, user_errors
 from ._features import Features
+from ._geometry_commands import alignment_command, geometry_command
 from ._modes import Modes, modes
+from ._options import (
+    FEATURES_FILE,
+    PROFILE_FILE,
+    REPORT_FILE,
+    SPECTRUM_FILE,
+    AsJson,
+    ContextLength,
+    LayersOption,
+    Model,
+    Out,
+    SaveFeatures,
+    Texts,
+    Threads,
+    Tokens,
+    TrustRemoteCode,
+    one_of,
+)
 from ._profile import Profile, profile
-from ._report import require_libraries, same_contexts, surplus_table
-from ._similarity import KINDS
+from ._report import require_libraries, same_contexts
+from ._similarity import KINDS as SIMILARITIES
 from ._sources import (
     are_features,
     load_features,
@@ -28,16 +47,9 @@ from ._sources import (
     results_directory,
     with_layers,
 )
+from ._standalone import KINDS, Result, kept, note_warnings, print_json, show, write
 from ._surplus import FAMILIES, FEWEST_SEQUENCES, surplus
-from ._surplus_result import Surplus
 from .errors import FileFormatError, ValueRangeError
-
-PROFILE_FILE = "profile.safetensors"
-FEATURES_FILE = "features.safetensors"
-SPECTRUM_FILE = "spectrum.safetensors"
-SURPLUS_FILE = "surplus.safetensors"
-REPORT_FILE = "report.html"
-SURPLUS_REPORT_FILE = "surplus.html"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,38 +57,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads; default: all that this process may use.")]
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help='Hub id, directory, .gguf file, "smollm2-135m", or what --save-features kept (.safetensors).',
-        show_default=False,
-    ),
-]
-Texts = Annotated[
-    list[Path] | None,
-    typer.Option(
-        exists=True,
-        dir_okay=False,
-        readable=True,
-        help="UTF-8 text; repeat for more. Default: Python's docstrings.",
-    ),
-]
-Tokens = Annotated[int, typer.Option(min=1, help="Contexts to use at most; of kept features all are used.")]
-LayersOption = Annotated[
-    str, typer.Option("--layers", help="all, some (12 at most), none, or numbers such as 0,10,20 (0 is the embedding).")
-]
-Out = Annotated[
-    Path | None, typer.Option(help="Directory for the results; default: markovlm-NAME, or where kept features are.")
-]
-ContextLength = Annotated[int, typer.Option(min=1, help="Contexts per sequence at most.")]
-SaveFeatures = Annotated[bool, typer.Option("--save-features", help="Keep states and head for other analyses.")]
-TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Let the model run its own code.")]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print JSON for scripts on standard output, and nothing else there.")
-]
 
 
 def _show_version(wanted: bool) -> None:
@@ -92,17 +72,6 @@ def options(
     ] = False,
 ) -> None:
     """What a language model's hidden states know: entropies, calibration, information."""
-
-
-def _one_of(option: str, allowed: tuple[str, ...]) -> Callable[[str], str]:
-    """Known before the model is run."""
-
-    def parse(value: str) -> str:
-        if value not in allowed:
-            raise typer.BadParameter(f"expected one of {', '.join(allowed)}, got {value!r}", param_hint=option)
-        return value
-
-    return parse
 
 
 @app.command("profile")
@@ -144,8 +113,8 @@ def spectrum_command(
     text: Texts = None,
     tokens: Tokens = 4096,
     similarity: Annotated[
-        str, typer.Option(callback=_one_of("--similarity", KINDS), help=", ".join(KINDS) + ".")
-    ] = KINDS[0],
+        str, typer.Option(callback=one_of("--similarity", SIMILARITIES), help=", ".join(SIMILARITIES) + ".")
+    ] = SIMILARITIES[0],
     count: Annotated[int, typer.Option("--modes", min=1, help="How many, the largest first.")] = 16,
     centered: Annotated[bool, typer.Option(help="Leave out what all contexts share.")] = False,
     beta: Annotated[float, typer.Option(help="Sharpness of the last two similarities.")] = 1.0,
@@ -210,7 +179,7 @@ def surplus_command(
     family: Annotated[
         str,
         typer.Option(
-            callback=_one_of("--family", FAMILIES), help=f"Of draft heads: {', '.join(FAMILIES)}; mlp is trained."
+            callback=one_of("--family", FAMILIES), help=f"Of draft heads: {', '.join(FAMILIES)}; mlp is trained."
         ),
     ] = FAMILIES[0],
     seed: Annotated[int, typer.Option(min=0, help="Of the split into sequences to fit and to score.")] = 0,
@@ -244,11 +213,15 @@ def surplus_command(
                 )
         if save_features:
             features.save(out / FEATURES_FILE)
-        found.save(out / SURPLUS_FILE)
-        found.to_html(out / SURPLUS_REPORT_FILE)
+        write(out, "surplus", found)
     if found.layers is None and wanted and features.layers:
         note("the contexts whose layers are kept are too few for a curve over layers; take more with --layer-rows")
-    _show_surplus(out, as_json, found)
+    show(out, as_json, {"surplus": found})
+
+
+app.command("alignment")(alignment_command)
+app.command("geometry")(geometry_command)
+app.command("compare")(compare_command)
 
 
 @app.command("report")
@@ -256,23 +229,21 @@ def surplus_command(
 def report_command(
     directory: Annotated[
         Path,
-        typer.Argument(
-            metavar="DIR", help="What `markovlm profile`, `spectrum` or `surplus` wrote.", show_default=False
-        ),
+        typer.Argument(metavar="DIR", help="What `markovlm profile` and other commands wrote.", show_default=False),
     ],
     as_json: AsJson = False,
 ) -> None:
     """Print the tables of what is saved and write its reports again."""
-    drafts = Surplus.load(directory / SURPLUS_FILE) if (directory / SURPLUS_FILE).exists() else None
-    if drafts is not None:
-        drafts.to_html(directory / SURPLUS_REPORT_FILE)
-        if not (directory / PROFILE_FILE).exists():
-            _show_surplus(directory, as_json, drafts)
-            return
+    others = kept(directory)
+    for name, found in others.items():
+        found.to_html(directory / KINDS[name].page)
+    if others and not (directory / PROFILE_FILE).exists():
+        show(directory, as_json, others)
+        return
     result = Profile.load(directory / PROFILE_FILE)
-    found = _modes_in(directory, result)
-    result.to_html(directory / REPORT_FILE, found)
-    _show(directory, as_json, result, found, [result] if found is None else [result, found], drafts)
+    of_modes = _modes_in(directory, result)
+    result.to_html(directory / REPORT_FILE, of_modes)
+    _show(directory, as_json, result, of_modes, [result] if of_modes is None else [result, of_modes], others)
 
 
 @app.command("info")
@@ -299,43 +270,24 @@ def _show(
     result: Profile,
     found: Modes | None,
     tables: list[object],
-    drafts: Surplus | None = None,
+    others: Mapping[str, Result] | None = None,
 ) -> None:
+    others = others or {}
     if not as_json:
         typer.echo("\n\n".join(map(str, tables)))
         typer.echo(f"\nReport: {directory / REPORT_FILE}")
-        if drafts is not None:
+        if others:
             typer.echo()
-            _show_surplus(directory, as_json, drafts)
+            show(directory, as_json, others)
         return
     summary, names = result.summary(), {"profile": PROFILE_FILE, "report": REPORT_FILE}
     if found is not None:
         summary["modes"], names["modes"] = found.summary(), SPECTRUM_FILE
-    if drafts is not None:
-        summary["surplus"] = drafts.summary()
-        names |= {"surplus": SURPLUS_FILE, "surplus_report": SURPLUS_REPORT_FILE}
-        _note_warnings(drafts)
-    _print_json(directory, summary, names)
-
-
-def _show_surplus(directory: Path, as_json: bool, found: Surplus) -> None:
-    if as_json:
-        _print_json(directory, found.summary(), {"surplus": SURPLUS_FILE, "report": SURPLUS_REPORT_FILE})
-    else:
-        typer.echo(surplus_table(found, with_warnings=False))
-        typer.echo(f"\nReport: {directory / SURPLUS_REPORT_FILE}")
-    _note_warnings(found)
-
-
-def _note_warnings(found: Surplus) -> None:
-    """On standard error, where no script that reads the rest trips over them."""
-    for message in found.warnings:
-        note(message.removeprefix("surplus: "))
-
-
-def _print_json(directory: Path, summary: dict[str, Any], names: dict[str, str]) -> None:
-    files = {name: str(directory / file) for name, file in names.items()}
-    typer.echo(json.dumps({**summary, "files": files}, allow_nan=False))
+    for name, other in others.items():
+        summary[name] = other.summary()
+        names |= {name: KINDS[name].file, f"{name}_report": KINDS[name].page}
+        note_warnings(name, other)
+    print_json(directory, summary, names)
 
 
 def _check_sizes(tokens: int, num_texts: int, context_length: int, horizon: int) -> None:

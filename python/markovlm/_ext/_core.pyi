@@ -69,6 +69,36 @@ def eigsh(
     num_threads: int,
     progress: Progress | None,
 ) -> dict[str, Any]: ...
+def fisher_metric(
+    hidden: ModelArray,
+    head: Head,
+    k: int,
+    tolerance: float,
+    max_rounds: int,
+    weights: FloatArray | None,
+    seed: int,
+    max_memory: int,
+    num_threads: int,
+    progress: Progress | None,
+) -> dict[str, Any]: ...
+def metric_forms(
+    hidden: ModelArray,
+    head: Head,
+    derivatives: FloatArray | None,
+    directions: ModelArray | None,
+    max_memory: int,
+    num_threads: int,
+    progress: Progress | None,
+) -> FloatArray: ...
+def path_lengths(
+    hidden: ModelArray,
+    to: ModelArray,
+    head: Head,
+    tolerance: float,
+    max_memory: int,
+    num_threads: int,
+    progress: Progress | None,
+) -> tuple[FloatArray, FloatArray]: ...
 def first_non_finite(array: ModelArray) -> tuple[int, int] | None: ...
 
 jensen_shannon_series: list[float]

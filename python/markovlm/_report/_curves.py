@@ -16,7 +16,7 @@ from ..typing import FloatArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_curves"]
+__all__ = ["draw_curves", "step_axis"]
 
 WIDTH, HEIGHT = 4.2, 3.2  # inches, of a panel
 MOST_IN_A_ROW = 3
@@ -56,7 +56,7 @@ def draw_curves(curves: NLLCurves, path: str | os.PathLike[str], dpi: float) -> 
         for ax, (D, values) in zip(axes[1:], curves.entropies.items(), strict=False):
             _entropies(ax, curves, D, values)
         for ax in axes[:panels]:
-            _step_axis(ax, curves.steps)
+            step_axis(ax, curves.steps)
         for ax in axes[panels:]:
             ax.remove()
         metadata = {"Date": None} if os.fspath(path).endswith(".svg") else None  # the same curves make the same file
@@ -100,7 +100,7 @@ def _level(ax: Axes, estimate: Estimate, label: str) -> None:
     ax.axhline(estimate.value, color=COLOURS["data"], linewidth=1.2, linestyle=(0, (4, 3)), label=label)
 
 
-def _step_axis(ax: Axes, steps: FloatArray) -> None:
+def step_axis(ax: Axes, steps: FloatArray) -> None:
     positive = steps[steps > 0]
     if len(positive) > 1 and positive[-1] >= WIDE * positive[0] and steps[0] >= 0:
         if len(positive) == len(steps):

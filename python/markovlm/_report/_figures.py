@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._layer_surplus import LayerSurplus
 from .._modes import Modes
 from .._profile import LayerCurves, Profile
-from ..typing import FloatArray
+from ..typing import FloatArray, IntArray
 from ._tokens import RANK_LABELS, rank_shares, reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PALETTE", "Draw", "band", "figures", "finite", "layer_axis", "padded", "svg"]
+__all__ = ["PALETTE", "Draw", "band", "figures", "finite", "layer_axis", "log_ticks", "padded", "step", "svg"]
 
 WIDTH, HEIGHT = 420.0, 264.0
 
@@ -39,6 +38,8 @@ PALETTE = {
     "orange": "#000005",
     "green": "#000006",
     "purple": "#000007",
+    "rose": "#000008",
+    "gold": "#000009",
     **{f"step{i}": f"#00001{i}" for i in range(6)},
 }
 STYLE: dict[str, Any] = {
@@ -151,12 +152,12 @@ def finite(values: FloatArray) -> FloatArray:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def layer_axis(ax: Axes, curves: LayerCurves | LayerSurplus) -> None:
+def layer_axis(ax: Axes, layer: IntArray) -> None:
     from matplotlib.ticker import MaxNLocator
 
     ax.set_xlabel("layer")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    first, last = int(curves.layer.min()), int(curves.layer.max())
+    first, last = int(layer.min()), int(layer.max())
     margin = max(0.03 * (last - first), 0.5 if first == last else 0.0)
     ax.set_xlim(first - margin, last + margin)
 
@@ -182,7 +183,7 @@ def _layers_nll(ax: Axes, curves: LayerCurves) -> None:
         band(ax, curves.layer, curves.nll, curves.nll_interval, "orange")
         band(ax, curves.layer, curves.entropy, curves.entropy_interval, "blue")
     _fit_to_later_layers(ax, curves, curves.nll)
-    layer_axis(ax, curves)
+    layer_axis(ax, curves.layer)
 
 
 def _layers_calibration(ax: Axes, curves: LayerCurves) -> None:
@@ -190,7 +191,7 @@ def _layers_calibration(ax: Axes, curves: LayerCurves) -> None:
         ax.axhline(0.0, color=PALETTE["muted"], linewidth=1.0)
         band(ax, curves.layer, curves.calibration, curves.calibration_interval, "purple")
     _fit_to_later_layers(ax, curves, curves.calibration)
-    layer_axis(ax, curves)
+    layer_axis(ax, curves.layer)
 
 
 def _layers_kl(ax: Axes, curves: LayerCurves) -> None:
@@ -199,11 +200,11 @@ def _layers_kl(ax: Axes, curves: LayerCurves) -> None:
     interval = np.where(interval > 0, interval, np.nan)[shown]
     ax.set_yscale("log")
     band(ax, curves.layer[shown], kl[shown], interval, "green")
-    _log_ticks(ax)
-    layer_axis(ax, curves)
+    log_ticks(ax)
+    layer_axis(ax, curves.layer)
 
 
-def _log_ticks(ax: Axes) -> None:
+def log_ticks(ax: Axes) -> None:
     """Few, written as plain numbers."""
     low, high = ax.get_ylim()
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
@@ -227,14 +228,14 @@ def _layers_information(ax: Axes, curves: LayerCurves) -> None:
         ha="right",
         va="top",
     )
-    layer_axis(ax, curves)
+    layer_axis(ax, curves.layer)
 
 
 def _layers_accuracy(ax: Axes, curves: LayerCurves) -> None:
     with padded(ax, bottom=0.0):
         band(ax, curves.layer, 100 * curves.accuracy, 100 * curves.accuracy_interval, "green")
     ax.yaxis.set_major_formatter("{x:g} %")
-    layer_axis(ax, curves)
+    layer_axis(ax, curves.layer)
 
 
 def _layers_renyi(ax: Axes, curves: LayerCurves) -> None:
@@ -243,7 +244,7 @@ def _layers_renyi(ax: Axes, curves: LayerCurves) -> None:
             if renyi_is_flat(column):
                 continue
             ax.plot(curves.layer, finite(column), "-", color=PALETTE[f"step{step(index, curves.renyi.shape[1])}"])
-    layer_axis(ax, curves)
+    layer_axis(ax, curves.layer)
 
 
 def renyi_is_flat(column: FloatArray) -> bool:
@@ -336,7 +337,7 @@ def _modes_spectrum(ax: Axes, modes: Modes) -> None:
         )
     low, high = ax.get_ylim()
     ax.set_ylim(low / 1.25, high)  # room for these words
-    _log_ticks(ax)
+    log_ticks(ax)
     _modes_axis(ax, modes)
 
 

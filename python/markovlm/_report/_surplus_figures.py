@@ -88,7 +88,7 @@ def _by_layer(ax: Axes, surplus: Surplus, each: Estimates, alone: Estimate) -> N
     with padded(ax, bottom=0.0):
         band(ax, layers.layer, each.value, each.interval, "blue")
         _level(ax, alone)
-    layer_axis(ax, layers)
+    layer_axis(ax, layers.layer)
     best = surplus.best_layer
     if best is not None:
         ax.axvline(best, color=PALETTE["green"], linewidth=1.4, linestyle=(0, (4, 3)))

@@ -8,7 +8,7 @@ from .._bootstrap import Estimate
 from .._layer_surplus import LayerSurplus
 from .._surplus_result import Surplus
 from ._numbers import count, interval, number, percent, text_names
-from ._text import plural, thinned
+from ._text import aligned, plural, thinned
 from ._tokens import visible
 
 __all__ = ["decision_of", "plain_warning", "surplus_table"]
@@ -96,7 +96,7 @@ def _steps(surplus: Surplus, columns: dict[str, str], counted: str = "step") -> 
         ]
         for i in range(surplus.horizon - 1)
     ]
-    return _aligned([counted, *columns], rows)
+    return aligned([counted, *columns], rows)
 
 
 def _layers(layers: LayerSurplus, sequences: int) -> list[str]:
@@ -111,12 +111,5 @@ def _layers(layers: LayerSurplus, sequences: int) -> list[str]:
     return [
         f"Step 1 drafted from the state after each layer ({plural(layers.num_rows[1], 'context')}{note});",
         f"maps were fitted on {count(layers.num_rows[0])} contexts: compare layers with each other only",
-        *_aligned(["layer", "acceptance", "KL, nats", "share of the gain in KL"], rows),
+        *aligned(["layer", "acceptance", "KL, nats", "share of the gain in KL"], rows),
     ]
-
-
-def _aligned(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Columns two spaces apart, each as wide as it must be."""
-    widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
-    lines = ["".join(map(str.ljust, row, widths)).rstrip() for row in [header, *rows]]
-    return [lines[0], "-" * 80, *lines[1:]]

@@ -20,7 +20,7 @@ from ._numbers import (
 )
 from ._tokens import visible
 
-__all__ = ["text_table", "thinned"]
+__all__ = ["aligned", "plural", "text_table", "thinned"]
 
 MOST_LAYERS = 13
 
@@ -121,3 +121,10 @@ def plural(how_many: int, word: str) -> str:
 def exp(value: float) -> float:
     """``math.exp`` that overflows to infinity."""
     return math.exp(value) if value < 709.0 else (value if math.isnan(value) else math.inf)
+
+
+def aligned(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Columns two spaces apart, each as wide as it must be."""
+    widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
+    lines = ["".join(map(str.ljust, row, widths)).rstrip() for row in [header, *rows]]
+    return [lines[0], "-" * 80, *lines[1:]]

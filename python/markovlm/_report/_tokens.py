@@ -17,8 +17,11 @@ __all__ = [
     "RANK_LABELS",
     "Surprising",
     "browser_data",
+    "context_before",
+    "json_numbers",
     "rank_shares",
     "reliability",
+    "significant",
     "snippet",
     "surprising_tokens",
     "visible",
@@ -66,23 +69,23 @@ def browser_data(profile: Profile) -> dict[str, Any]:
     used = np.unique(tokens.top_ids[:, :k]) if k else np.zeros(0, np.int64)
     return {
         "text": [visible(text, keep_layout=True) for text in tokens.text],
-        "nll": _json_numbers(tokens.nll),
-        "entropy": _json_numbers(tokens.entropy),
+        "nll": json_numbers(tokens.nll),
+        "entropy": json_numbers(tokens.entropy),
         "rank": tokens.rank.tolist(),
         "starts": starts.tolist(),
-        "before": [visible(_context_before(profile, at), keep_layout=True) for at in starts.tolist()],
+        "before": [visible(context_before(profile, at), keep_layout=True) for at in starts.tolist()],
         "names": [visible(_text_name(profile, at)) for at in starts.tolist()],
         "gaps": gaps.tolist(),  # contexts that do not directly follow the one before: text is missing between them
         "k": k,
         "topIds": tokens.top_ids[:, :k].ravel().tolist() if k else [],
-        "topProbabilities": [_significant(math.exp(x)) for x in tokens.top_log_probs[:, :k].ravel()] if k else [],
+        "topProbabilities": [significant(math.exp(x)) for x in tokens.top_log_probs[:, :k].ravel()] if k else [],
         "vocabulary": {int(i): visible(profile.vocabulary[int(i)]) for i in used if int(i) in profile.vocabulary},
         "vocabularySize": profile.vocabulary_size,
         "scale": colour_scale(tokens),
     }
 
 
-def _context_before(profile: Profile, at: int) -> str:
+def context_before(profile: Profile, at: int) -> str:
     """The token that row ``at`` starts its sequence from, which nothing predicts; "" if it was shown just before."""
     tokens = profile.tokens
     if at and tokens.text_id[at] == tokens.text_id[at - 1] and tokens.target[at - 1] == tokens.context_id[at]:
@@ -108,11 +111,11 @@ def _saturation(values: FloatArray) -> float:
     return float(max(1.0, math.ceil(np.quantile(finite, 0.97)))) if len(finite) else 1.0
 
 
-def _significant(value: float) -> float:
+def significant(value: float) -> float:
     return float(f"{value:.3g}") if math.isfinite(value) else 0.0
 
 
-def _json_numbers(values: FloatArray) -> list[float | str | None]:
+def json_numbers(values: FloatArray) -> list[float | str | None]:
     return [
         round(x, 3) if math.isfinite(x) else None if math.isnan(x) else "inf" if x > 0 else "-inf"
         for x in values.tolist()
@@ -174,7 +177,7 @@ def surprising_tokens(profile: Profile, how_many: int = 20, around: int = 8) -> 
     found = []
     for i in order.tolist():
         first = int(np.searchsorted(tokens.sequence_id, tokens.sequence_id[i]))
-        before, token, after = snippet(tokens.text, tokens.sequence_id, i, _context_before(profile, first), around)
+        before, token, after = snippet(tokens.text, tokens.sequence_id, i, context_before(profile, first), around)
         predictions = [
             (visible(profile.vocabulary.get(likely, f"token {likely}")), math.exp(log_p))
             for likely, log_p in zip(tokens.top_ids[i].tolist(), tokens.top_log_probs[i].tolist(), strict=True)

@@ -1,6 +1,5 @@
 // The gallery of modes, one card at a time, and the text coloured by the chosen one. `reader` is the text above.
 (() => {
-  const find = (selector) => document.querySelector(selector);
   const { largest, scale, values } = reader.data.modes;
   const functions = values.map((text) => Int8Array.from(atob(text), (character) => character.charCodeAt(0)));
   const tabs = [...document.querySelectorAll("#mode-index [role=tab]")];
@@ -16,7 +15,7 @@
       value: (i) => valueOf(colouring, i),
       share: (x) => x / scale[colouring],
       ticks: [-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1],
-      label: (share) => (share % 0.5 ? "" : (share > 0 ? "+" : "") + reader.write(share * scale[colouring], 1)),
+      label: (share) => (share % 0.5 ? "" : (share > 0 ? "+" : "") + written(share * scale[colouring], 1)),
       get name() {
         return `mode ${colouring + 1}`;
       },

@@ -1,4 +1,20 @@
 "use strict";
+const find = (selector) => document.querySelector(selector);
+const make = (tag, className, text) => {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
+};
+// Numbers as JSON holds them, and as people read them.
+const toNumber = (value) => (value === null ? NaN : value === "inf" ? Infinity : value === "-inf" ? -Infinity : value);
+const written = (x, digits = 2) => {
+  if (Number.isNaN(x)) return "n/a";
+  if (!Number.isFinite(x)) return x > 0 ? "∞" : "−∞";
+  return (Number(x.toFixed(digits)) || 0).toFixed(digits).replace("-", "−"); // || 0: no "−0.00"
+};
+const percent = (p) => (p > 0 && p < 0.001 ? "< 0.1 %" : (100 * p).toFixed(1) + " %");
+
 // What every page does: the colour scheme, details that are open on paper, and a tooltip that stays on the screen.
 (() => {
   const scheme = document.querySelector("#scheme");
@@ -47,4 +63,33 @@ const tooltip = (tip, fill, tokens) => {
     else hide();
   });
   return { show, hide, tokenAt };
+};
+
+// The keyboard on tokens that stand in paragraphs: every paragraph is one stop of the Tab key, arrows move in it.
+const walkable = (tokens, { show, hide, tokenAt }) => {
+  tokens.addEventListener("focusin", (event) => {
+    const node = tokenAt(event);
+    if (!node) return;
+    node.parentNode.querySelector("[tabindex='0']").tabIndex = -1;
+    node.tabIndex = 0;
+    show(node);
+  });
+  tokens.addEventListener("focusout", hide);
+  tokens.addEventListener("keydown", (event) => {
+    const node = tokenAt(event);
+    if (!node || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.key === "Escape") return hide();
+    const all = [...node.parentNode.querySelectorAll("[data-i]")];
+    const at = all.indexOf(node);
+    const target = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: all.length - 1 }[event.key];
+    if (target === undefined) return;
+    event.preventDefault();
+    if (!all[target]) return;
+    all[target].focus({ preventScroll: true });
+    all[target].scrollIntoView({ block: "nearest" });
+  });
+  tokens.querySelectorAll("p").forEach((paragraph) => {
+    const all = paragraph.querySelectorAll("[data-i]");
+    all.forEach((node, index) => (node.tabIndex = index ? -1 : 0));
+  });
 };

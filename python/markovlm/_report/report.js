@@ -1,25 +1,10 @@
 // Draws the text one page at a time, so that the document stays light, and answers pointer, finger and keyboard.
 const reader = (() => {
-  const find = (selector) => document.querySelector(selector);
   const data = JSON.parse(find("#data").textContent);
   const n = data.text.length;
   const PAGE = 600;
-
-  const make = (tag, className, text) => {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  };
-  const toNumber = (value) => (value === null ? NaN : value === "inf" ? Infinity : value === "-inf" ? -Infinity : value);
   const nll = data.nll.map(toNumber);
   const entropy = data.entropy.map(toNumber);
-  const write = (x, digits = 2) => {
-    if (Number.isNaN(x)) return "n/a";
-    if (!Number.isFinite(x)) return x > 0 ? "∞" : "−∞";
-    return (Number(x.toFixed(digits)) || 0).toFixed(digits).replace("-", "−"); // || 0: no "−0.00"
-  };
-  const percent = (p) => (p > 0 && p < 0.001 ? "< 0.1 %" : (100 * p).toFixed(1) + " %");
   const thousands = (x) => x.toLocaleString("en");
 
   // each metric: its value at a token, and that value as a share of full colour in [-1, 1]
@@ -31,21 +16,21 @@ const reader = (() => {
       value: (i) => nll[i] - entropy[i],
       share: (x) => x / surpriseScale,
       ticks: [-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1],
-      label: (share) => (share % 0.5 ? "" : (share > 0 ? "+" : "") + write(share * surpriseScale, surpriseScale % 2 ? 1 : 0)),
+      label: (share) => (share % 0.5 ? "" : (share > 0 ? "+" : "") + written(share * surpriseScale, surpriseScale % 2 ? 1 : 0)),
       meaning: "NLL − entropy, in nats. Orange: the token was worse than the model expected; blue: better. No colour: as expected.",
     },
     nll: {
       value: (i) => nll[i],
       share: (x) => x / level,
       ticks: [0, 0.25, 0.5, 0.75, 1],
-      label: (share) => write(share * level, level % 4 ? 1 : 0) + (share === 1 ? "+" : ""),
+      label: (share) => written(share * level, level % 4 ? 1 : 0) + (share === 1 ? "+" : ""),
       meaning: "−log of the probability that the model gave to this token, in nats. Pale: predicted; deep: unexpected.",
     },
     entropy: {
       value: (i) => entropy[i],
       share: (x) => x / level,
       ticks: [0, 0.25, 0.5, 0.75, 1],
-      label: (share) => write(share * level, level % 4 ? 1 : 0) + (share === 1 ? "+" : ""),
+      label: (share) => written(share * level, level % 4 ? 1 : 0) + (share === 1 ? "+" : ""),
       meaning: "How unsure the model was before it saw this token, in nats, on the same scale as NLL. Pale: sure; deep: open.",
     },
     rank: {
@@ -153,16 +138,16 @@ const reader = (() => {
     const list = make("dl");
     const row = (name, value) => list.append(make("dt", "", name), make("dd", "", value));
     const known = !Number.isNaN(nll[i]);
-    if (known) row("NLL", `${write(nll[i])} nats  (p = ${percent(Math.exp(-nll[i]))})`);
-    row("entropy", `${write(entropy[i])} nats`);
+    if (known) row("NLL", `${written(nll[i])} nats  (p = ${percent(Math.exp(-nll[i]))})`);
+    row("entropy", `${written(entropy[i])} nats`);
     if (known) {
       const surprise = nll[i] - entropy[i];
-      row("surprise", `${surprise > 0 ? "+" : ""}${write(surprise)} nats`);
+      row("surprise", `${surprise > 0 ? "+" : ""}${written(surprise)} nats`);
     }
     if (data.rank[i] >= 0) row("rank", `${thousands(data.rank[i] + 1)} of ${thousands(data.vocabularySize)}`);
     if (!known) row("next token", "not known");
     const { name } = metrics[metric]; // of what has no row of its own above
-    if (name) row(name, write(metrics[metric].value(i)));
+    if (name) row(name, written(metrics[metric].value(i)));
     tip.append(list);
     if (!data.k) return;
     tip.append(make("p", "small", "The model's first choices"));
@@ -250,7 +235,7 @@ const reader = (() => {
     recolour();
   };
   find("#metric").addEventListener("change", (event) => colourBy(event.target.value));
-  const shared = { data, metrics, write, colourBy, metric: () => metric };
+  const shared = { data, metrics, colourBy, metric: () => metric };
   if (!n) return shared;
   document.querySelectorAll(".page").forEach((select) => {
     select.append(...pages.map((_, index) => new Option(thousands(index + 1), index)));
