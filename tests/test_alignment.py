@@ -285,6 +285,10 @@ def test_states_and_predictions_that_do_not_vary_are_refused() -> None:
     assert aligned(features, ranks=[2], layers=[]).layers.tolist() == [1]
     with pytest.raises(ValueRangeError, match="predictions that differ between contexts"):
         aligned(replace(features, head=np.ones((30, 3), np.float32)), ranks=[2], layers=[])
+    hidden = np.tile(features.hidden[:1], (60, 1))
+    hidden[-1] = 0
+    with pytest.raises(ValueRangeError, match="between contexts of each half of the sequences, on which"):
+        aligned(replace(features, hidden=hidden), ranks=[2], layers=[])
     with pytest.raises(ValueRangeError, match="ranks"):
         aligned(features, ranks=[40])
     with pytest.raises(ValueRangeError, match="ranks: expected at least one"):
@@ -293,6 +297,13 @@ def test_states_and_predictions_that_do_not_vary_are_refused() -> None:
         aligned(features, "cosine")
     with pytest.raises(ValueRangeError, match="layer: 7 was not kept"):
         aligned(features, layers=[7])
+
+
+def test_what_is_not_finite_in_a_layer_is_named() -> None:
+    states = np.random.default_rng(0).standard_normal((60, 3))
+    states[7, 1] = np.nan  # or the direction would be left out in silence
+    with pytest.raises(ValueRangeError, match="got nan at row 7, column 1"):
+        aligned(random_features(60, 30, 3, layers={0: states}), ranks=[2])
 
 
 def test_a_rank_deficient_head_has_modes_that_states_cannot_all_fill() -> None:

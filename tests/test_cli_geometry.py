@@ -10,7 +10,6 @@ import pytest
 import markovlm as mk
 from test_cli import model, run, text
 
-pytest.importorskip("torch", reason="runs a model")
 __all__ = ["model", "text"]  # fixtures
 
 SMALL = ("--tokens", 400, "--context-length", 40, "--threads", 1)

@@ -359,6 +359,17 @@ def assert_scheme_can_be_chosen(driver: Any, scheme: str, paper: str, width: int
     assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
+def assert_fits(driver: Any, width: int, scheme: str) -> str:
+    """The page is as wide as it may be, loads nothing, and has the scheme's colours; that of the paper is returned."""
+    run = driver.execute_script
+    # against the width that was asked for: a phone's viewport grows with a page that is too wide
+    assert run("return document.documentElement.scrollWidth") <= width
+    assert run("return performance.getEntriesByType('resource').length") == 0
+    paper: str = run("return getComputedStyle(document.body).backgroundColor")
+    assert (min(map(int, re.findall(r"\d+", paper)[:3])) > 200) == (scheme == "light")
+    return paper
+
+
 def open_browser(path: Path, width: int, scheme: str) -> Any:
     webdriver = pytest.importorskip("selenium.webdriver", reason="opens the report in a browser")
     driver_path, browser_path = shutil.which("chromedriver"), shutil.which("chromium")
@@ -388,11 +399,7 @@ def test_page_in_a_browser(page_file: Path, profile: Profile, width: int, scheme
     driver = open_browser(page_file, width, scheme)
     try:
         run = driver.execute_script
-        # against the width that was asked for: a phone's viewport grows with a page that is too wide
-        assert run("return document.documentElement.scrollWidth") <= width
-        assert run("return performance.getEntriesByType('resource').length") == 0
-        paper = run("return getComputedStyle(document.body).backgroundColor")
-        assert (min(map(int, re.findall(r"\d+", paper)[:3])) > 200) == (scheme == "light")
+        paper = assert_fits(driver, width, scheme)
 
         # a token answers to focus, and the answer is about that token
         run("document.querySelector('[data-i=\"7\"]').focus()")

@@ -22,7 +22,14 @@ from markovlm._report._comparison_table import label, written
 from markovlm._report._numbers import number
 from markovlm._report._tokens import visible
 from profile_fixture import DEGENERATE, HOSTILE_TOKENS, fake_profile
-from test_report import Page, assert_scheme_can_be_chosen, assert_self_contained, open_browser, outside_references
+from test_report import (
+    Page,
+    assert_fits,
+    assert_scheme_can_be_chosen,
+    assert_self_contained,
+    open_browser,
+    outside_references,
+)
 
 pytest.importorskip("jinja2", reason="renders the report")
 pytest.importorskip("matplotlib", reason="draws the report")
@@ -262,10 +269,7 @@ def test_page_in_a_browser(found: Comparison, html: str, tmp_path: Path, width: 
     driver = open_browser(path, width, scheme)
     try:
         run = driver.execute_script
-        assert run("return document.documentElement.scrollWidth") <= width
-        assert run("return performance.getEntriesByType('resource').length") == 0
-        paper = run("return getComputedStyle(document.body).backgroundColor")
-        assert (min(map(int, re.findall(r"\d+", paper)[:3])) > 200) == (scheme == "light")
+        paper = assert_fits(driver, width, scheme)
 
         tip = driver.find_element("id", "tip")
         assert not tip.is_displayed()

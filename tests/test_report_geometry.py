@@ -16,7 +16,7 @@ from markovlm._report._alignment_table import alignment_sentences
 from markovlm._report._numbers import number, percent
 from profile_fixture import HOSTILE_TOKENS
 from test_alignment import aligned
-from test_report import Page, assert_self_contained, open_browser
+from test_report import Page, assert_fits, assert_self_contained, open_browser
 
 pytest.importorskip("jinja2", reason="renders the report")
 pytest.importorskip("matplotlib", reason="draws the report")
@@ -114,7 +114,7 @@ def test_page_in_a_browser(found: mk.Alignment, tmp_path: Path, width: int, sche
     write_alignment(found, path)
     driver = open_browser(path, width, scheme)
     try:
-        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+        assert_fits(driver, width, scheme)
         assert driver.get_log("browser") == []
         assert len(driver.find_elements("css selector", "figure svg")) == 5
     finally:

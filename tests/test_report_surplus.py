@@ -17,7 +17,14 @@ from markovlm._report._tokens import visible
 from markovlm._surplus_result import Surplus
 from profile_fixture import HOSTILE_TOKENS
 from surplus_fixture import DEGENERATE_SURPLUSES, fake_surplus
-from test_report import Page, assert_scheme_can_be_chosen, assert_self_contained, open_browser, outside_references
+from test_report import (
+    Page,
+    assert_fits,
+    assert_scheme_can_be_chosen,
+    assert_self_contained,
+    open_browser,
+    outside_references,
+)
 
 pytest.importorskip("jinja2", reason="renders the report")
 pytest.importorskip("matplotlib", reason="draws the report")
@@ -189,10 +196,7 @@ def test_page_in_a_browser(found: Surplus, tmp_path: Path, width: int, scheme: s
     driver = open_browser(path, width, scheme)
     try:
         run = driver.execute_script
-        assert run("return document.documentElement.scrollWidth") <= width
-        assert run("return performance.getEntriesByType('resource').length") == 0
-        paper = run("return getComputedStyle(document.body).backgroundColor")
-        assert (min(map(int, re.findall(r"\d+", paper)[:3])) > 200) == (scheme == "light")
+        paper = assert_fits(driver, width, scheme)
 
         # a token answers to focus and to the arrow keys, and the answer is about that token
         tip = driver.find_element("id", "tip")

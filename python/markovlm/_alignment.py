@@ -272,12 +272,11 @@ def _layers_and_rows(features: Features, layers: Literal["all"] | Sequence[int])
 
 
 def _scored(features: Features, number: int, rows: IntArray, subject: Subject) -> LayerScores:
-    if number == features.num_layers:
-        states = features.hidden[rows]
-    else:
-        assert features.layer_hidden is not None  # for the type checker
-        assert features.layer_rows is not None
-        states = features.layer_hidden[features.layers.index(number)][np.searchsorted(features.layer_rows, rows)]
+    states = features.softmax_kernel(number).hidden  # which are finite
+    if number != features.num_layers:
+        assert features.layer_rows is not None  # for the type checker: layers come with their rows
+        rows = np.searchsorted(features.layer_rows, rows)
+    states = states[rows]
     basis = orthonormal(np.asarray(states, np.float64))
     if basis.shape[1] == 0:
         raise ValueRangeError(
@@ -290,7 +289,8 @@ def _scored(features: Features, number: int, rows: IntArray, subject: Subject) -
 def _subject(K: Pairs, sizes: Sequence[int], ranks: tuple[int, ...], seed: int, num_threads: int | None) -> Subject:
     whole = Sample.of(K, slice(0, K.n), ranks[-1], seed, num_threads)
     ends = np.cumsum([0, *sizes]).tolist()
-    halves = [Sample.of(K, slice(a, b), ranks[-1], seed, num_threads) for a, b in pairwise(ends)]
+    each_half = "contexts of each half of the sequences, on which scores are held out"
+    halves = [Sample.of(K, slice(a, b), ranks[-1], seed, num_threads, each_half) for a, b in pairwise(ends)]
     return Subject(K, whole, halves, ranks)
 
 

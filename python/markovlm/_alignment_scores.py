@@ -30,13 +30,13 @@ class Sample:
     trace: float
 
     @classmethod
-    def of(cls, K: Pairs, part: slice, k: int, seed: int, num_threads: int | None) -> Sample:
+    def of(cls, K: Pairs, part: slice, k: int, seed: int, num_threads: int | None, between: str = "contexts") -> Sample:
         m = part.stop - part.start
         degrees = np.asarray(K.within(part, np.ones((m, 1))), np.float64)[:, 0]
         trace = float(K.own[part].mean()) - float(degrees.mean()) / m
         if trace <= K.noise:
             raise ValueRangeError(
-                "features: expected predictions that differ between contexts, got the same everywhere: there are no "
+                f"features: expected predictions that differ between {between}, got the same everywhere: there are no "
                 "modes to align with"
             )
 

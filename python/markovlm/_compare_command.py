@@ -28,7 +28,7 @@ from ._options import (
 from ._profile import Profile, profile
 from ._report import comparison_table, require_libraries
 from ._sources import are_features, load_features, output_directory, parse_layers, read_source
-from ._standalone import KINDS
+from ._standalone import RESULTS
 from .errors import MarkovLMError, ValueRangeError
 
 __all__ = ["compare_command"]
@@ -37,7 +37,7 @@ COMPARISON_FILE = "comparison.html"
 # argument of `compare`, file beside the profile, and what reads it
 BESIDE: tuple[tuple[str, str, Any], ...] = (
     ("modes", SPECTRUM_FILE, Modes),
-    *((kind.name, kind.file, kind.of) for kind in KINDS.values()),
+    *((kind.name, kind.file, kind.of) for kind in RESULTS.values()),
 )
 DEFAULT_TOKENS, DEFAULT_CONTEXT_LENGTH = 8192, 512
 

@@ -16,7 +16,7 @@ from ._geometry import Geometry
 from ._report import alignment_table, geometry_table, surplus_table
 from ._surplus_result import Surplus
 
-__all__ = ["KINDS", "Kind", "Result", "kept", "note_warnings", "print_json", "show", "write"]
+__all__ = ["RESULTS", "Kind", "Result", "kept", "note_warnings", "print_json", "show", "write"]
 
 
 class Result(Protocol):
@@ -46,7 +46,7 @@ class Kind:
         return f"{self.name}.html"
 
 
-KINDS = {
+RESULTS = {
     "surplus": Kind("surplus", Surplus, surplus_table),
     "alignment": Kind("alignment", Alignment, alignment_table),
     "geometry": Kind("geometry", Geometry, geometry_table),
@@ -56,14 +56,14 @@ KINDS = {
 def kept(directory: Path) -> dict[str, Result]:
     """Those that a directory holds, by name."""
     return {
-        name: kind.of.load(directory / kind.file) for name, kind in KINDS.items() if (directory / kind.file).exists()
+        name: kind.of.load(directory / kind.file) for name, kind in RESULTS.items() if (directory / kind.file).exists()
     }
 
 
 def write(directory: Path, name: str, found: Result) -> None:
     """The file and the page."""
-    found.save(directory / KINDS[name].file)
-    found.to_html(directory / KINDS[name].page)
+    found.save(directory / RESULTS[name].file)
+    found.to_html(directory / RESULTS[name].page)
 
 
 def show(directory: Path, as_json: bool, results: Mapping[str, Result]) -> None:
@@ -74,11 +74,11 @@ def show(directory: Path, as_json: bool, results: Mapping[str, Result]) -> None:
         files: dict[str, str] = {}
         for name, found in results.items():
             summary |= {name: found.summary()} if several else found.summary()
-            files |= {name: KINDS[name].file, f"{name}_report" if several else "report": KINDS[name].page}
+            files |= {name: RESULTS[name].file, f"{name}_report" if several else "report": RESULTS[name].page}
         print_json(directory, summary, files)
     else:
         tables = [
-            f"{KINDS[name].table(found, with_warnings=False)}\n\nReport: {directory / KINDS[name].page}"
+            f"{RESULTS[name].table(found, with_warnings=False)}\n\nReport: {directory / RESULTS[name].page}"
             for name, found in results.items()
         ]
         typer.echo("\n\n".join(tables))

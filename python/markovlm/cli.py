@@ -47,7 +47,7 @@ from ._sources import (
     results_directory,
     with_layers,
 )
-from ._standalone import KINDS, Result, kept, note_warnings, print_json, show, write
+from ._standalone import RESULTS, Result, kept, note_warnings, print_json, show, write
 from ._surplus import FAMILIES, FEWEST_SEQUENCES, surplus
 from .errors import FileFormatError, ValueRangeError
 
@@ -236,7 +236,7 @@ def report_command(
     """Print the tables of what is saved and write its reports again."""
     others = kept(directory)
     for name, found in others.items():
-        found.to_html(directory / KINDS[name].page)
+        found.to_html(directory / RESULTS[name].page)
     if others and not (directory / PROFILE_FILE).exists():
         show(directory, as_json, others)
         return
@@ -285,7 +285,7 @@ def _show(
         summary["modes"], names["modes"] = found.summary(), SPECTRUM_FILE
     for name, other in others.items():
         summary[name] = other.summary()
-        names |= {name: KINDS[name].file, f"{name}_report": KINDS[name].page}
+        names |= {name: RESULTS[name].file, f"{name}_report": RESULTS[name].page}
         note_warnings(name, other)
     print_json(directory, summary, names)
 
