@@ -95,8 +95,10 @@ def rounding(found: Exact, r: int) -> float:
     """Of a score: products with K in float32, K itself off by some rounding of logits, of eigenvalues and Ritz values.
 
     Logits are sums of d terms of size 10 or so, exponents are off by as much: ``ΔK <= 2 (d + 24) 10 u K``; products add
-    ``(n + 4) u |K|``; by Weyl each value moves by that over n, times the norm of |K|; the score by 2 r of these.
+    ``(n + 4) u |K|``; by Weyl each value moves by that over n, times the norm of |K|; the score by 2 r of these. What
+    fixed point takes is a random matrix of size 1.3e-5, whose norm is 2 √n times that: twice, in K and in products.
     """
     n, d = found.H.shape
     moved = (20 * (d + 24) + n + 4) * U32 * float(np.linalg.norm(np.abs(found.K), 2)) / n
+    moved += 2 * 2 * 1.3e-5 * float(found.M.diagonal().max() * n) / np.sqrt(n)
     return 2 * r * moved / float(found.values[:r].sum())

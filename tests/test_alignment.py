@@ -77,13 +77,55 @@ def test_the_table_of_pairs_is_right_for_heads_of_every_kind(kind: str) -> None:
     }[kind]
     J = np.eye(30) - 1 / 30
     pairs = _pairs.pairs_of(P, kind, 1.5, 2**30, None, None)
-    got = np.asarray(pairs.product(slice(0, 30), np.eye(30)), np.float64)
+    got = np.asarray(pairs.times(slice(0, 30), slice(0, 30), np.eye(30)), np.float64)
     slack = {"prototype": 4 * size * float(np.abs(means).max()) * 5, "hellinger_gaussian": 6 * 1.5}.get(kind, 4.0)
     assert np.abs(J @ (got - expected) @ J).max() <= slack * error
     assert np.abs(got - got.T).max() <= 4 * 2.0**-24 * float(np.abs(got).max())
     assert np.abs(pairs.prototypes - means).max() <= 2 * error * size
     if pairs.log_normalizer is not None:
         assert pairs.log_normalizer == pytest.approx(reference.log_normalizer(z), abs=error)
+
+
+@pytest.mark.parametrize("kind", ["bhattacharyya", "expected_likelihood"])
+def test_rare_tokens_share_columns(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their part of inner products is right on average, and as near as it is said to be; prototypes have all of it."""
+    n, vocabulary = 150, 3000
+    rng = np.random.default_rng(0)
+    bias = -4.0 * np.log1p(rng.permutation(vocabulary) / 20)  # steeper than texts have it: fewer tokens do here
+    P = mk.SoftmaxKernel(rng.standard_normal((n, 4)), rng.standard_normal((vocabulary, 4)), bias.astype(np.float32))
+    whole = _pairs.pairs_of(P, kind, 1.0, 2**30, None, None)
+    monkeypatch.setattr(_pairs, "_TILE_BYTES", 4 * n * 256)
+    stats = mk.softmax_stats(P, mean=True)
+    assert stats.mean is not None
+    power = 0.5 if kind == "bhattacharyya" else 1.0
+    order, kept = _pairs._common_first(P, power, stats.log_normalizer, stats.mean, 256)
+    assert sorted(order.tolist()) == list(range(vocabulary))
+    assert 0 < kept < vocabulary - 256
+    trace = (np.exp(reference.log_softmax(reference.kernel_logits(P))) ** power).var(axis=0).sum()
+    limit = 1e-4 * np.sqrt(256 / 2) * trace  # which is guessed from some contexts
+    assert stats.mean[order[kept:]].sum() / 1.5 <= limit <= 1.5 * stats.mean[order[kept - 1 :]].sum()
+    shared = _pairs.pairs_of(P, kind, 1.0, 2**30, None, None)
+    J, every = np.eye(n) - 1 / n, slice(0, n)
+    first, second = (J @ pairs.times(every, every, np.eye(n)) @ J for pairs in (whole, shared))
+    lengths = np.sqrt(np.diag(first))
+    off = ((second - first) / np.outer(lengths, lengths))[np.triu_indices(n, 1)]
+    assert np.sqrt((off**2).mean()) <= 1e-4
+    assert abs(off.mean()) <= 1e-5
+    assert np.array_equal(off == 0.0, np.zeros(len(off), bool))  # they do share
+    assert np.abs(shared.prototypes - whole.prototypes).max() <= 1e-5
+
+
+def test_a_block_is_what_it_is_made_of() -> None:
+    P = random_features(150, 60, 5).softmax_kernel()
+    X = np.random.default_rng(0).standard_normal((50, 7))
+    for kind in KINDS[:4]:
+        for memory in (2**30, 2**16):
+            K = _pairs.pairs_of(P, kind, 1.0, memory, None, None)
+            rows, columns = slice(20, 150), slice(100, 150)
+            exact = np.asarray(K.times(rows, columns, X), np.float64)
+            table = np.asarray(K.times(rows, columns, np.eye(50)), np.float64)
+            sizes = np.outer(np.linalg.norm(table, axis=1), np.linalg.norm(X, axis=0))
+            assert np.all(np.abs(K.block(rows, columns, 2)(X) - exact) <= 8e-5 * sizes)  # six times what is random
 
 
 @pytest.mark.parametrize("kind", KINDS[:4])
@@ -182,7 +224,7 @@ def test_influence_is_the_derivative_with_respect_to_the_weights(kind: str) -> N
     P = features.softmax_kernel()
     K = _pairs.pairs_of(P, kind, 1.0, 2**30, None, None)
     whole = Sample.of(K, slice(0, n), r, 0, None)
-    scores = layer_scores(orthonormal(features.hidden.astype(np.float64)), Subject(K, whole, (), (r,)))
+    scores = layer_scores(orthonormal(features.hidden.astype(np.float64)), Subject(K, whole, (), (r,), 2))
     rng = np.random.default_rng(0)
     exactly = exact(features, kind)
     for _ in range(4):
@@ -255,7 +297,7 @@ def test_canonical_pairs_and_bases() -> None:
     U = orthonormal(np.column_stack([1e6 + X[:, 0], 1e-3 * X[:, 1], X[:, 0] * 2, np.full(50, 4.0)]))
     assert U.shape == (50, 2)
     assert np.abs(U.T @ U - np.eye(2)).max() <= 1e-9
-    theta, V = ritz(np.diag([1.0, 5.0, 3.0]), normalizing(np.diag([1.0, 1.0, 0.0])))
+    theta, V = ritz(np.diag([1.0, 5.0, 3.0]), 2, normalizing(np.diag([1.0, 1.0, 0.0])))
     assert theta.tolist() == pytest.approx([5.0, 1.0])
     assert V[:, 0] == pytest.approx([0, 1, 0]) or V[:, 0] == pytest.approx([0, -1, 0])
 

@@ -1,5 +1,5 @@
 // The best of this package's x86-64 builds that the CPU has the instructions for and the OS saves the registers of.
-// bf16 is v4 with products of bfloat16, amx has these in tile registers.
+// bf16 is v4 with products of bfloat16 and of 16-bit integers, amx has the former in tile registers too.
 // Compiled without any -march flag: it decides whether code with one may be loaded.
 #pragma once
 
@@ -59,6 +59,7 @@ inline std::vector<std::string> runnable_builds() {
         osxsave = 27, avx = 28, f16c = 29;                                                                    // ecx
     constexpr int bmi1 = 3, avx2 = 5, bmi2 = 8, avx512f = 16, avx512dq = 17, avx512cd = 28,  // leaf 7, ebx
         avx512bw = 30, avx512vl = 31;
+    constexpr int avx512vnni = 11;               // leaf 7, ecx
     constexpr int amx_bf16 = 22, amx_tile = 24;  // leaf 7, edx
     constexpr int avx512bf16 = 5;                // leaf 7, subleaf 1, eax
     constexpr int lahf = 0, lzcnt = 5;           // extended leaf, ecx
@@ -71,7 +72,7 @@ inline std::vector<std::string> runnable_builds() {
     const bool v4 = v3 && detail::has(seven.ebx, {avx512f, avx512dq, avx512cd, avx512bw, avx512vl}) &&
                     (saved & 0xe6) == 0xe6;  // and mask and 512-bit registers
     if (v4) builds.insert(builds.begin(), "v4");
-    const bool bf16 = v4 && detail::has(seven_one.eax, {avx512bf16});
+    const bool bf16 = v4 && detail::has(seven_one.eax, {avx512bf16}) && detail::has(seven.ecx, {avx512vnni});
     if (bf16) builds.insert(builds.begin(), "bf16");
     if (bf16 && detail::has(seven.edx, {amx_bf16, amx_tile}) && (saved & 0x60000) == 0x60000 && detail::may_use_tiles())
         builds.insert(builds.begin(), "amx");

@@ -2,6 +2,7 @@
 #include "bind/passes.hpp"
 #include "bind/register.hpp"
 #include "spectral/block_lanczos.hpp"
+#include "spectral/fixed_point.hpp"
 
 namespace markovlm::bind {
 namespace {
@@ -101,12 +102,55 @@ py::dict eigsh(const py::function& apply, const py::function& draw, Index n, Ind
     return found;
 }
 
+void add_centered_gram(const Array<float>& rows, Array<float>& gram, int num_threads, const py::object& progress) {
+    const auto view = matrix<float>(rows);
+    require(num_threads >= 1 && gram.ndim() == 2 && gram.shape(0) == view.rows && gram.shape(1) == view.rows &&
+                gram.flags() & py::array::c_style,
+            "expected a contiguous matrix of all pairs of rows");
+    float* to = gram.mutable_data();
+    run_interruptible(view.cols, progress,
+                      [&](const Watch& watch) { markovlm::add_centered_gram(view, to, num_threads, watch); });
+}
+
+constexpr const char* kFixedPoint = "markovlm.fixed_point";
+
+FixedPointRows rounded(const Array<float>& rows, int num_threads) {
+    require(num_threads >= 1, "expected a thread");
+    const auto view = matrix<float>(rows);
+    const py::gil_scoped_release no_gil;
+    FixedPointRows made(view.rows, view.cols);
+    made.assign(view, 0, nullptr, num_threads);
+    return made;
+}
+
+py::capsule fixed_point(const Array<float>& rows, int num_threads) {
+    return {new FixedPointRows(rounded(rows, num_threads)), kFixedPoint,
+            [](void* made) { delete static_cast<FixedPointRows*>(made); }};
+}
+
+py::array_t<float> inner_products(const py::capsule& given, const Array<float>& others, int num_threads) {
+    require(std::string_view(given.name()) == kFixedPoint, "expected rows in fixed point");
+    const auto& rows = *given.get_pointer<FixedPointRows>();
+    require(others.ndim() == 2 && others.shape(1) == rows.columns(), "rows differ in length");
+    const FixedPointRows with = rounded(others, num_threads);
+    py::array_t<float> result({rows.rows(), with.rows()});
+    float* out = result.mutable_data();
+    run_interruptible(rows.rows(), py::none(), [&](const Watch& watch) {
+        std::fill_n(out, rows.rows() * with.rows(), 0.0f);
+        rows.add_products(with, false, out, with.rows(), num_threads, watch);
+    });
+    return result;
+}
+
 }  // namespace
 
 void register_spectral(py::module_& module) {
     using namespace py::literals;
     module.def("eigsh", &eigsh, "apply"_a, "draw"_a, "n"_a, "k"_a, "block_size"_a, "tolerance"_a, "largest_asymmetry"_a,
                "max_applies"_a, "num_threads"_a, "progress"_a);
+    module.def("fixed_point", &fixed_point, "rows"_a, "num_threads"_a);
+    module.def("inner_products", &inner_products, "rows"_a, "others"_a, "num_threads"_a);
+    module.def("add_centered_gram", &add_centered_gram, "rows"_a, "gram"_a, "num_threads"_a, "progress"_a);
 }
 
 }  // namespace markovlm::bind

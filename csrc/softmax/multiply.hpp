@@ -6,7 +6,7 @@
 #pragma once
 
 #include "base/types.hpp"
-#include "softmax/vec.hpp"
+#include "base/vec.hpp"
 
 #include <algorithm>
 #include <cstring>

@@ -1,6 +1,7 @@
 #include "spectral/block_lanczos.hpp"
 
 #include "spectral/error_bounds.hpp"
+#include "spectral/krylov_basis.hpp"
 
 #include <algorithm>
 

@@ -6,7 +6,9 @@
 // nothing larger is left; whatever it finds joins the basis, and the search goes on.
 #pragma once
 
-#include "spectral/krylov_basis.hpp"
+#include "spectral/panels.hpp"
+
+#include <limits>
 
 namespace markovlm {
 

@@ -9,17 +9,12 @@
 #include <Eigen/Eigenvalues>
 
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <stdexcept>
 
 namespace markovlm {
 
 constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
-
-// Y = M X for an operator of n by n: the only thing that is known of it. Y comes with the shape of X.
-using ApplyPanel = std::function<void(const Matrix& X, Matrix& Y)>;
-using DrawPanel = std::function<Matrix(Index columns)>;  // fresh independent normal numbers, (n, columns)
 
 // Falling eigenvalues of a projected matrix, and its eigenvectors.
 struct Ritz {

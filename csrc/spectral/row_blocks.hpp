@@ -2,16 +2,11 @@
 #pragma once
 
 #include "base/parallel.hpp"
-
-#include <Eigen/Core>
+#include "spectral/panels.hpp"
 
 #include <vector>
 
 namespace markovlm {
-
-using Matrix = Eigen::MatrixXd;  // (n, m) column-major
-using Vector = Eigen::VectorXd;
-using MatrixRef = Eigen::Ref<const Matrix>;
 
 class RowBlocks {
   public:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Literal
 
@@ -119,10 +119,12 @@ def alignment(
     ``dθ(x) = 2 f(x) (M f)(x) − θ f(x)² − θ``, ours; for eigenfunctions it is ``λ (φ(x)² − 1)``. They are for the
     directions that were found.
 
-    Cost: ``n V (n + 6 d)`` flops once, some ``2 n² d + 16 n d² + 30 d³`` for each layer and draw; ``4 n²`` bytes, and
-    some ten arrays of n × d for each of up to four layers at work. K is off by 1e-6 or so, being made of float32. Modes
-    take their tokens from 2,048 contexts at most. Source: arXiv 2507.19247, §7, in the form that its
-    later versions condition; Ritz values and principal angles: Parlett (1998), Björck & Golub (1973); theory §11.
+    Cost: ``n T (n + 2 d) + 6 n V d`` flops once, T being V less the rarest tokens, some ``2 n² d + 16 n d² + 30 d³``
+    for each layer and draw; ``6 n²`` bytes and 256 MiB, and some ten arrays of n × d for each of up to four layers at
+    work. K is off by 1e-5 of ``√(K(x, x) K(x', x'))`` at random, being made in fixed point of 16 bits, and by 1e-4 at
+    most where rare tokens, with less than 1 % of the probability, share columns with random signs; either moves scores
+    by 1e-5 or so. Modes take their tokens from 2,048 contexts at most. Source: arXiv 2507.19247, §7, in the form that
+    its later versions condition; Ritz values and principal angles: Parlett (1998), Björck & Golub (1973); theory §11.
 
     Examples
     --------
@@ -139,7 +141,7 @@ def alignment(
     similarity, beta = _checks.choice("similarity", similarity, KINDS), _checks.positive("beta", beta)
     require_level(level)
     num_null, seed = _checks.count("num_null", num_null, 2, 2**20), _checks.count("seed", seed, 0, 2**62)
-    memory = _checks.memory(max_memory) or DEFAULT_MEMORY
+    memory, threads = _checks.memory(max_memory) or DEFAULT_MEMORY, _checks.threads(num_threads)
     numbers, rows = _layers_and_rows(features, layers)
     n, d = len(rows), features.hidden_size
     if n <= d + 1:
@@ -164,7 +166,8 @@ def alignment(
     P = features.softmax_kernel()[rows]
     K = pairs_of(P, similarity, beta, memory, num_threads, lambda part, parts: report(2 * part, parts))
     done += 2
-    subject = _subject(K, [len(half) for half in halves], wanted, seed, num_threads)
+    workers = min(threads, len(numbers), _MOST_WORKERS)
+    subject = _subject(K, [len(half) for half in halves], wanted, seed, num_threads, 1 if workers > 1 else threads)
     doubts = _doubts(n, d, len(np.unique(sequences)), [half.size for half in subject.halves])
     for message in doubts:
         warnings.warn(message, SampleWarning, stacklevel=2)
@@ -172,19 +175,18 @@ def alignment(
     tokens = _names(features, P, subject, similarity, num_threads)
     done += 1
     # One BLAS thread for each layer at work: the solvers of small eigenproblems make little use of more.
-    workers = min(_checks.threads(num_threads), len(numbers), _MOST_WORKERS)
     with ThreadPoolExecutor(workers) as pool, threadpool_limits(1 if workers > 1 else None, user_api="blas"):
+        null = _Null(pool, subject, num_null, seed, d)  # most layers have d functions: drawn while they are at work
         found = []
         for scores in pool.map(lambda number: _scored(features, number, rows, subject), numbers):
             found.append(scores)
             done += 1
             report()
-        null = _null(pool, [len(scores.captured.theta) for scores in found], subject, num_null, level, seed)
+        by_chance = null.of([scores.captured.dimension for scores in found], level)
     done = total
     report()
     result = _Estimated(found, groups, level, seed)
-    theta = [scores.captured.theta for scores in found]
-    provenance = {**(features.provenance or {}), "core": build_info()["isa"], "threads": _checks.threads(num_threads)}
+    provenance = {**(features.provenance or {}), "core": build_info()["isa"], "threads": threads}
     return Alignment(
         model=str(provenance.get("model") or "unnamed model"),
         similarity=similarity,
@@ -195,20 +197,20 @@ def alignment(
         num_contexts=n,
         num_sequences=len(np.unique(sequences)),
         hidden_size=d,
-        dimension=np.array([len(values) for values in theta]),
+        dimension=np.array([f.captured.dimension for f in found]),
         prototype_dimension=subject.prototypes.shape[1],
         eigenvalues=subject.whole.values,
         trace=subject.whole.trace,
-        ritz_values=np.stack([padded(values, wanted[-1]) for values in theta]),
-        trace_share=np.array([values.sum() for values in theta]) / subject.whole.trace,
+        ritz_values=np.stack([padded(f.captured.theta, wanted[-1]) for f in found]),
+        trace_share=np.array([f.captured.trace for f in found]) / subject.whole.trace,
         captured_value=result.value("in_sample"),
         captured_interval=result.interval("in_sample"),
         held_out_value=result.value("held_out"),
         held_out_interval=result.interval("held_out"),
-        null=null[0],
-        null_band=null[1],
-        null_held_out=null[2],
-        null_held_out_band=null[3],
+        null=by_chance[0],
+        null_band=by_chance[1],
+        null_held_out=by_chance[2],
+        null_held_out_band=by_chance[3],
         cosines=np.stack([f.cosines for f in found]),
         modes=np.stack([f.modes for f in found]),
         modes_held_out=1.0 - result.value("modes"),
@@ -286,12 +288,14 @@ def _scored(features: Features, number: int, rows: IntArray, subject: Subject) -
     return layer_scores(basis, subject)
 
 
-def _subject(K: Pairs, sizes: Sequence[int], ranks: tuple[int, ...], seed: int, num_threads: int | None) -> Subject:
+def _subject(
+    K: Pairs, sizes: Sequence[int], ranks: tuple[int, ...], seed: int, num_threads: int | None, layer_threads: int
+) -> Subject:
     whole = Sample.of(K, slice(0, K.n), ranks[-1], seed, num_threads)
     ends = np.cumsum([0, *sizes]).tolist()
     each_half = "contexts of each half of the sequences, on which scores are held out"
     halves = [Sample.of(K, slice(a, b), ranks[-1], seed, num_threads, each_half) for a, b in pairwise(ends)]
-    return Subject(K, whole, halves, ranks)
+    return Subject(K, whole, halves, ranks, layer_threads)
 
 
 def _names(
@@ -317,23 +321,32 @@ def _names(
     return tuple((names(face, 1), names(face, -1)) for face in faces.T)
 
 
-def _null(
-    pool: ThreadPoolExecutor, dimension_of: Sequence[int], subject: Subject, num_draws: int, level: float, seed: int
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Of each layer: mean and band of what random functions, as many, capture in sample and held out."""
-    dimensions = sorted(set(dimension_of))
+class _Null:
+    """What random functions capture in sample and held out."""
 
-    def draw(i: int) -> list[FloatArray]:
-        random = np.random.default_rng([seed, i]).standard_normal((subject.whole.size, dimensions[-1]))
-        of = [captured(orthonormal(random[:, :q]), subject) for q in dimensions]
-        return [np.stack([scores.in_sample.mean(axis=0), scores.held_out.mean(axis=0)]) for scores in of]
+    def __init__(self, pool: ThreadPoolExecutor, subject: Subject, num_draws: int, seed: int, dimension: int) -> None:
+        self.pool, self.subject, self.num_draws, self.seed = pool, subject, num_draws, seed
+        self._draws: dict[int, list[Future[FloatArray]]] = {}
+        self._begin(dimension)
 
-    draws = np.array(list(pool.map(draw, range(num_draws))))  # (draws, dimensions, 2, R)
-    width = float(stdtrit(num_draws - 1, (1 + level) / 2)) * np.sqrt(1 + 1 / num_draws)  # Student's
-    mean, spread = draws.mean(axis=0), width * draws.std(axis=0, ddof=1)
-    which = [dimensions.index(q) for q in dimension_of]
-    value, band = mean[which], np.stack([mean - spread, mean + spread], axis=-1)[which]
-    return value[:, 0], band[:, 0], value[:, 1], band[:, 1]
+    def _begin(self, q: int) -> None:
+        if q not in self._draws:
+            self._draws[q] = [self.pool.submit(self._draw, i, q) for i in range(self.num_draws)]
+
+    def _draw(self, i: int, q: int) -> FloatArray:
+        random = np.random.default_rng([self.seed, i]).standard_normal((self.subject.whole.size, q))
+        scores = captured(orthonormal(random), self.subject)
+        return np.stack([scores.in_sample.mean(axis=0), scores.held_out.mean(axis=0)])
+
+    def of(self, dimension_of: Sequence[int], level: float) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Of each layer: mean and band of what as many functions capture in sample, and held out."""
+        for q in sorted(set(dimension_of)):
+            self._begin(q)
+        draws = np.array([[draw.result() for draw in self._draws[q]] for q in dimension_of])  # (L, draws, 2, R)
+        width = float(stdtrit(self.num_draws - 1, (1 + level) / 2)) * np.sqrt(1 + 1 / self.num_draws)  # Student's
+        mean, spread = draws.mean(axis=1), width * draws.std(axis=1, ddof=1)
+        band = np.stack([mean - spread, mean + spread], axis=-1)
+        return mean[:, 0], band[:, 0], mean[:, 1], band[:, 1]
 
 
 def _doubts(n: int, d: int, sequences: int, halves: Sequence[int]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from .typing import FloatArray, SinglePrecisionArray
 __all__ = ["Captured", "LayerScores", "Sample", "Subject", "captured", "layer_scores", "padded"]
 
 _TOL = 1e-5  # of residuals; eigenvalues are off by its square, next to gaps
+_EIGENSOLVER_BLOCK = 16  # fewer columns in all than with 32, in less time
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class Sample:
     @classmethod
     def of(cls, K: Pairs, part: slice, k: int, seed: int, num_threads: int | None, between: str = "contexts") -> Sample:
         m = part.stop - part.start
-        degrees = np.asarray(K.within(part, np.ones((m, 1))), np.float64)[:, 0]
+        degrees = np.asarray(K.times(part, part, np.ones((m, 1))), np.float64)[:, 0]
         trace = float(K.own[part].mean()) - float(degrees.mean()) / m
         if trace <= K.noise:
             raise ValueRangeError(
@@ -41,9 +42,16 @@ class Sample:
             )
 
         def product(X: FloatArray) -> FloatArray:
-            return np.asarray(_centered(K.within(part, _centered(X))) / m)
+            return np.asarray(_centered(K.times(part, part, _centered(X))) / m)
 
-        found = eigsh(_Operator(m, product), min(k, m), _TOL, block_size=min(32, m), seed=seed, num_threads=num_threads)
+        found = eigsh(
+            _Operator(m, product),
+            min(k, m),
+            _TOL,
+            block_size=min(_EIGENSOLVER_BLOCK, m),
+            seed=seed,
+            num_threads=num_threads,
+        )
         return cls(part, m, degrees, np.maximum(found.eigenvalues, 0.0), found.eigenvectors, trace)
 
     def influence(self, r: int) -> FloatArray:
@@ -62,21 +70,32 @@ class _Operator:
 
 
 class Subject:
-    """What layers are held against: the similarity on all contexts and on two halves, which follow each other."""
+    """What layers are held against: the similarity on all contexts and on two halves, which follow each other.
 
-    def __init__(self, K: Pairs, whole: Sample, halves: Sequence[Sample], ranks: tuple[int, ...]) -> None:
+    ``num_threads``: of the products that one layer takes.
+    """
+
+    def __init__(
+        self, K: Pairs, whole: Sample, halves: Sequence[Sample], ranks: tuple[int, ...], num_threads: int
+    ) -> None:
         self.K, self.whole, self.halves, self.ranks = K, whole, tuple(halves), ranks
-        basis = orthonormal(K.prototypes)
-        self.prototypes = basis.astype(np.float32)
+        basis = orthonormal(K.prototypes).astype(np.float32)
+        self.prototypes = basis
         """(n, p) an orthonormal basis of the prototypes' linear functions."""
-        self.prototype_parts = [_Part(basis[half.part].astype(np.float32)) for half in halves]
+        self.prototype_parts = _parts(basis, self.halves)
+        first, second = (half.part for half in halves) if halves else (whole.part, slice(0, 0))
+        self.of_first = K.block(whole.part, first, num_threads)
+        """``K[:, first] X``; the block above the diagonal is the transpose of the one below."""
+        self.of_second = K.block(second, second, num_threads)
 
 
 @dataclass(frozen=True, eq=False)
 class Captured:
     """What linear functions capture; of each context a number whose mean is the score, and its spread that of it."""
 
-    theta: FloatArray  # (q,) Ritz values, falling
+    dimension: int
+    theta: FloatArray  # (k,) Ritz values, falling
+    trace: float  # of all
     in_sample: FloatArray  # (n, R)
     held_out: FloatArray  # (n, R); NaN
 
@@ -102,12 +121,12 @@ def layer_scores(U: FloatArray, subject: Subject) -> LayerScores:
     """Of a layer whose states have U (n, q) as a basis of their linear functions, on the subject's contexts."""
     single, whole, k = U.astype(np.float32), subject.whole, len(subject.whole.values)
     found, halves = _captured(single, subject)
-    against = U.T @ whole.vectors
+    against = _times(single.T, whole.vectors)
     cosines = np.full((len(subject.ranks), k), np.nan)
     for i, r in enumerate(subject.ranks):
         values = np.linalg.svd(against[:, :r], compute_uv=False)
         cosines[i, : len(values)] = np.minimum(values, 1.0)
-    cross = np.asarray(single.T @ subject.prototypes, np.float64)
+    cross = sum((half.cross for half in halves), np.zeros(())) if halves else single.T @ subject.prototypes
     squares = np.linalg.eigvalsh((cross.T @ cross).astype(np.float32))[::-1].astype(np.float64)
     errors, values = _modes_held_out(halves, whole)
     return LayerScores(
@@ -123,11 +142,10 @@ def layer_scores(U: FloatArray, subject: Subject) -> LayerScores:
 class _Part:
     """Functions on some contexts, centered there: ``B − 1 mean`` for B (m, q)."""
 
-    def __init__(self, basis: SinglePrecisionArray) -> None:
+    def __init__(self, basis: SinglePrecisionArray, products: FloatArray) -> None:
         self.basis, self.size = basis, len(basis)
         self.mean = basis.mean(axis=0, dtype=np.float64)
-        gram = np.asarray(basis.T @ basis, np.float64) - self.size * np.outer(self.mean, self.mean)
-        self.normalizer = normalizing(gram)
+        self.normalizer = normalizing(products - self.size * np.outer(self.mean, self.mean))
 
     @property
     def learns(self) -> bool:
@@ -143,63 +161,74 @@ class _Part:
         return _times(self.basis.T, functions)
 
 
-class _Half(_Part):
-    """And the similarity on them, by ``K B``; beside prototypes on the same contexts."""
+def _parts(basis: SinglePrecisionArray, halves: Sequence[Sample]) -> list[_Part]:
+    """Of an orthonormal basis on all contexts: products on the second half are what those on the first leave."""
+    if not halves:
+        return []
+    first, second = (basis[half.part] for half in halves)
+    products = np.asarray(first.T @ first, np.float64)
+    return [_Part(first, products), _Part(second, np.eye(len(products)) - products)]
+
+
+class _Half:
+    """Functions and the similarity on half of the contexts, by ``K B``; beside prototypes on the same contexts."""
 
     def __init__(
-        self,
-        sample: Sample,
-        basis: SinglePrecisionArray,
-        image: FloatArray | SinglePrecisionArray,
-        prototypes: _Part,
+        self, sample: Sample, states: _Part, image: FloatArray | SinglePrecisionArray, prototypes: _Part
     ) -> None:
-        super().__init__(basis)
-        self.sample, self.image, self.prototypes = sample, image, prototypes
+        self.sample, self.states, self.image, self.prototypes = sample, states, image, prototypes
+        basis, mean = states.basis, states.mean
         toward = _times(basis.T, sample.degrees[:, None])[:, 0]
         self.whole_form = np.asarray(basis.T @ image, np.float64)  # before it is centered here
-        form = self.whole_form - np.outer(toward, self.mean) - np.outer(self.mean, toward)
-        self.form = (form + sample.degrees.sum() * np.outer(self.mean, self.mean)) / self.size
+        form = self.whole_form - np.outer(toward, mean) - np.outer(mean, toward)
+        self.form = (form + sample.degrees.sum() * np.outer(mean, mean)) / sample.size
+        self.cross = np.asarray(basis.T @ prototypes.basis, np.float64)
+        """(q, p) with prototypes; not centered here."""
 
     def applied(self, directions: FloatArray) -> FloatArray:
         """(m, r): the centered similarity on functions."""
-        image = _times(self.image, directions) - self.sample.degrees[:, None] * (self.mean @ directions)
-        return _centered(image) / self.size
+        image = _times(self.image, directions) - self.sample.degrees[:, None] * (self.states.mean @ directions)
+        return _centered(image) / self.sample.size
 
 
 def _captured(single: SinglePrecisionArray, subject: Subject) -> tuple[Captured, list[_Half]]:
     K, whole, halves = subject.K, subject.whole, []
-    if subject.halves:  # K's block below the diagonal once: the one above is its transpose
-        (first, second), prototypes = subject.halves, subject.prototype_parts
-        image, own = K.product(first.part, single[first.part]), K.within(second.part, single[second.part])
-        halves = [
-            _Half(first, single[first.part], image[first.part], prototypes[0]),
-            _Half(second, single[second.part], own, prototypes[1]),
-        ]
-        between = np.asarray(single[second.part].T @ image[second.part], np.float64)
-        form = halves[0].whole_form + halves[1].whole_form + between + between.T
+    k = len(whole.values)
+    if not subject.halves:
+        image = subject.of_first(single)
+        form = np.asarray(single.T @ image, np.float64)
     else:
-        form = np.asarray(single.T @ K.product(whole.part, single), np.float64)
-    theta, V = ritz(form / whole.size)
-    functions = _times(single, V[:, : len(whole.values)])
-    of_functions = _centered(K.product(whole.part, functions)) / whole.size
-    in_sample = np.stack([_scores(whole, theta, functions, of_functions, r) for r in subject.ranks], axis=1)
+        first, second = (half.part for half in subject.halves)
+        image, own = subject.of_first(single[first]), subject.of_second(single[second])
+        parts = zip(_parts(single, subject.halves), (image[first], own), subject.prototype_parts, strict=True)
+        halves = [_Half(half, *part) for half, part in zip(subject.halves, parts, strict=True)]
+        between = np.asarray(single[second].T @ image[second], np.float64)
+        form = halves[0].whole_form + halves[1].whole_form + between + between.T
+    theta, V = ritz(form / whole.size, k)
+    functions = _times(single, V)
+    images = _times(image, V)
+    if halves:
+        images[first] += K.times(first, second, functions[second])
+        images[second] += _times(own, V)
+    images = _centered(images) / whole.size
+    in_sample = np.stack([_scores(whole, theta, functions, images, r) for r in subject.ranks], axis=1)
     held_out = np.full(in_sample.shape, np.nan)
     for fitted, tested in _both_ways(halves):
-        _, directions = ritz(fitted.form, fitted.normalizer, single=True)
+        _, directions = ritz(fitted.form, k, fitted.states.normalizer, single=True)
         for i, r in enumerate(subject.ranks):
             some = directions[:, :r]
-            functions = tested.functions(some)
-            theta_r, V = ritz(some.T @ tested.form @ some, normalizing(functions.T @ functions))
+            functions = tested.states.functions(some)
+            theta_r, V = ritz(some.T @ tested.form @ some, r, normalizing(functions.T @ functions))
             held_out[tested.sample.part, i] = _scores(
                 tested.sample, theta_r, functions @ V, tested.applied(some @ V), r
             )
-    return Captured(theta, in_sample, held_out), halves
+    return Captured(single.shape[1], theta, float(np.trace(form)) / whole.size, in_sample, held_out), halves
 
 
 def _both_ways(halves: Sequence[_Half]) -> list[tuple[_Half, _Half]]:
     """What is fitted with, and what it is tested on."""
     ways = [(halves[0], halves[1]), (halves[1], halves[0])] if halves else []
-    return [(fitted, tested) for fitted, tested in ways if fitted.learns]
+    return [(fitted, tested) for fitted, tested in ways if fitted.states.learns]
 
 
 def _scores(sample: Sample, theta: FloatArray, functions: FloatArray, images: FloatArray, r: int) -> FloatArray:
@@ -220,9 +249,9 @@ def _modes_held_out(halves: Sequence[_Half], whole: Sample) -> tuple[FloatArray,
     errors, values = np.full(whole.vectors.shape, np.nan), np.full(whole.vectors.shape, np.nan)
     for fitted, tested in _both_ways(halves):
         known, wanted = whole.vectors[fitted.sample.part], whole.vectors[tested.sample.part]
-        level = known.mean(axis=0)
-        weights = fitted.normalizer @ (fitted.normalizer.T @ fitted.products(known - level))
-        guess = level + _times(tested.basis, weights) - fitted.mean @ weights
+        level, own = known.mean(axis=0), fitted.states
+        weights = own.normalizer @ (own.normalizer.T @ own.products(known - level))
+        guess = level + _times(tested.states.basis, weights) - own.mean @ weights
         errors[tested.sample.part] = whole.size * (wanted - guess) ** 2
         values[tested.sample.part] = whole.size * (wanted - wanted.mean(axis=0)) ** 2
     return errors, values
@@ -232,10 +261,10 @@ def _correlations_held_out(halves: Sequence[_Half], k: int) -> FloatArray:
     """(k,): of the leading canonical pairs with prototypes of one half, on the other; means of both ways."""
     found = []
     for fitted, tested in _both_ways(halves):
-        own, others = fitted.prototypes, tested.prototypes
-        cross = np.asarray(fitted.basis.T @ own.basis, np.float64) - fitted.size * np.outer(fitted.mean, own.mean)
-        _, a, b = canonical_pairs(cross, fitted.normalizer, own.normalizer, k)
-        x, y = tested.functions(a), others.functions(b)
+        own, others = fitted.states, fitted.prototypes
+        cross = fitted.cross - own.size * np.outer(own.mean, others.mean)
+        _, a, b = canonical_pairs(cross, own.normalizer, others.normalizer, k)
+        x, y = tested.states.functions(a), tested.prototypes.functions(b)
         scale = np.sqrt((x * x).sum(axis=0) * (y * y).sum(axis=0))
         found.append(padded((x * y).sum(axis=0) / np.where(scale > 0, scale, 1.0), k))
     return np.mean(found, axis=0) if found else np.full(k, np.nan)

@@ -193,10 +193,10 @@ def prototype_factor(P: Kernel, max_memory: int, num_threads: int | None, progre
     return MatrixFactor(means, np.einsum("xi,xi->x", means, means))
 
 
-def slices(length: int, step: int) -> Iterator[slice]:
-    """``[0, length)`` in pieces."""
-    for first in range(0, length, step):
-        yield slice(first, min(first + step, length))
+def slices(end: int, step: int, start: int = 0) -> Iterator[slice]:
+    """``[start, end)`` in pieces."""
+    for first in range(start, end, step):
+        yield slice(first, min(first + step, end))
 
 
 def _power(p: FloatArray, power: float) -> FloatArray:

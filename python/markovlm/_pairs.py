@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.linalg.blas import ssyrk
+from threadpoolctl import threadpool_limits
 
+from . import _checks
+from ._ext import core
 from ._factors import slices
+from ._features import evenly_spread
 from ._panels import prototypes
 from ._similarity import POWERS, similarity_operator
 from ._softmax import SoftmaxKernel, softmax_stats
 from .typing import FloatArray, IntArray, Progress, SinglePrecisionArray
 
-__all__ = ["Pairs", "pairs_of"]
+__all__ = ["Block", "Pairs", "pairs_of"]
 
 _TILE_BYTES = 2**27  # of the factor, for all contexts and some tokens
 _LEAST_TOKENS = 256
+_ROWS = 512  # of a tile that are made at a time
+_SHARED_NOISE = 1e-4  # of products of lengths, at most, where rare tokens share columns
+_SPREAD_CONTEXTS = 64  # by which the trace is guessed
 _COLUMNS = 1024  # of the matrix that are looked at a time
 _ROUNDING = 1e-10  # of K: the square of that of its factor's entries
 _APPLIED_ROUNDING = 1e-6  # of products that are not centered before they are rounded
+
+Block = Callable[[FloatArray | SinglePrecisionArray], FloatArray | SinglePrecisionArray]
 
 
 class Pairs:
@@ -32,13 +43,15 @@ class Pairs:
     def __init__(self, n: int, prototypes: FloatArray) -> None:
         self.n, self.prototypes = n, prototypes
 
-    def product(self, columns: slice, X: FloatArray | SinglePrecisionArray) -> FloatArray | SinglePrecisionArray:
-        """``K[:, columns] X``: (n, m), in the precision that K has."""
+    def times(
+        self, rows: slice, columns: slice, X: FloatArray | SinglePrecisionArray
+    ) -> FloatArray | SinglePrecisionArray:
+        """``K[rows, columns] X``: (m, b), in the precision that K has."""
         raise NotImplementedError
 
-    def within(self, part: slice, X: FloatArray | SinglePrecisionArray) -> FloatArray | SinglePrecisionArray:
-        """``K[part, part] X``."""
-        return self.product(part, X)[part]
+    def block(self, rows: slice, columns: slice, num_threads: int) -> Block:
+        """The same with what can be done once for many wide X."""
+        return partial(self.times, rows, columns)
 
     @property
     def own(self) -> FloatArray:
@@ -55,11 +68,17 @@ class FormedPairs(Pairs):
         super().__init__(len(matrix), prototypes)
         self.matrix, self.log_normalizer, self.noise = matrix, log_normalizer, _ROUNDING * size
 
-    def product(self, columns: slice, X: FloatArray | SinglePrecisionArray) -> SinglePrecisionArray:
-        return np.asarray(self.matrix[:, columns] @ X.astype(np.float32, copy=False))
+    def times(self, rows: slice, columns: slice, X: FloatArray | SinglePrecisionArray) -> SinglePrecisionArray:
+        return np.asarray(self.matrix[rows, columns] @ X.astype(np.float32, copy=False))
 
-    def within(self, part: slice, X: FloatArray | SinglePrecisionArray) -> SinglePrecisionArray:
-        return np.asarray(self.matrix[part, part] @ X.astype(np.float32, copy=False))
+    def block(self, rows: slice, columns: slice, num_threads: int) -> Block:
+        """In fixed point, in two thirds of the time: within 1e-5 of the product of lengths of a row and a column."""
+        fixed = core.fixed_point(self.matrix[rows, columns], num_threads)
+
+        def times(X: FloatArray | SinglePrecisionArray) -> SinglePrecisionArray:
+            return np.asarray(core.inner_products(fixed, np.ascontiguousarray(X.T, np.float32), num_threads))
+
+        return times
 
     @property
     def own(self) -> FloatArray:
@@ -74,12 +93,8 @@ class PrototypePairs(Pairs):
         self.centered = prototypes - prototypes.mean(axis=0)
         self.noise = _ROUNDING * float((prototypes**2).sum(axis=1).mean())
 
-    def product(self, columns: slice, X: FloatArray | SinglePrecisionArray) -> FloatArray:
-        return np.asarray(self.centered @ (self.centered[columns].T @ X))
-
-    def within(self, part: slice, X: FloatArray | SinglePrecisionArray) -> FloatArray:
-        own = self.centered[part]
-        return np.asarray(own @ (own.T @ X))
+    def times(self, rows: slice, columns: slice, X: FloatArray | SinglePrecisionArray) -> FloatArray:
+        return np.asarray(self.centered[rows] @ (self.centered[columns].T @ X))
 
     @property
     def own(self) -> FloatArray:
@@ -94,10 +109,10 @@ class AppliedPairs(Pairs):
         self.operator = operator
         self.noise = _APPLIED_ROUNDING * float(self.own.mean())
 
-    def product(self, columns: slice, X: FloatArray | SinglePrecisionArray) -> FloatArray:
+    def times(self, rows: slice, columns: slice, X: FloatArray | SinglePrecisionArray) -> FloatArray:
         padded = np.zeros((self.n, X.shape[1]))
         padded[columns] = X
-        return np.asarray(self.n * self.operator.apply(padded))
+        return np.asarray(self.n * self.operator.apply(padded)[rows])
 
     @property
     def own(self) -> FloatArray:
@@ -131,32 +146,83 @@ def pairs_of(
 def _formed(P: SoftmaxKernel, power: float, num_threads: int | None, progress: Progress | None) -> FormedPairs:
     """``F Fᵀ`` of ``F = P^a`` less its mean row, and ``P W``, from tiles of all contexts and some tokens at a time.
 
-    ``n V (n + 6 d)`` flops: a symmetric product takes half of what a general one does.
+    The rarest tokens share columns: tiles of them are added up with random signs, which on average leaves inner
+    products as they are. ``n T (n + 2 d)`` flops for the T columns that are left, and ``6 n V d``.
     """
     n, vocabulary = P.shape
-    log_normalizer = softmax_stats(P, num_threads=num_threads).log_normalizer
-    shift, hidden = log_normalizer.astype(np.float32)[:, None], P.hidden.astype(np.float32, copy=False)
-    matrix: SinglePrecisionArray = np.zeros((n, n), np.float32, order="F")
-    means, size = np.zeros((n, P.head.shape[1])), 0.0
-    for some in slices(vocabulary, max(_LEAST_TOKENS, _TILE_BYTES // (4 * n))):
-        head = P.head[some].astype(np.float32, copy=False)
-        tile = _logits(P, hidden @ head.T, some)
-        tile -= shift
-        if power == 0.5:
-            tile *= np.float32(0.5)
-        np.exp(tile, out=tile)
-        square = tile * tile
-        means += (square if power == 0.5 else tile) @ head
-        size += float(square.sum(dtype=np.float64)) / n
-        tile -= tile.mean(axis=0, dtype=np.float64).astype(np.float32)
-        matrix = ssyrk(1.0, tile.T, beta=1.0, c=matrix, trans=1, lower=1, overwrite_c=1)
-        if progress is not None:
-            progress(some.stop, vocabulary)
+    threads = _checks.threads(num_threads)
+    stats = softmax_stats(P, mean=True, num_threads=threads)
+    assert stats.mean is not None  # for the type checker
+    width = min(vocabulary, max(_LEAST_TOKENS, _TILE_BYTES // (4 * n)))
+    order, kept = _common_first(P, power, stats.log_normalizer, stats.mean, width)
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), vocabulary)
+    matrix: SinglePrecisionArray = np.zeros((n, n), np.float32)
+    means, sizes = np.zeros((n, P.head.shape[1])), np.full(n, float(power == 0.5))  # and Σ p is 1
+    space: SinglePrecisionArray = np.empty((n, width), np.float32)
+    shared: SinglePrecisionArray = np.zeros((n, width if kept < vocabulary else 0), np.float32)
+
+    def fill(tokens: IntArray, head: SinglePrecisionArray, rows: slice) -> None:
+        F = _powers(P, power, stats.log_normalizer, rows, tokens, head, space[rows, : len(tokens)])
+        square = F * F
+        means[rows] += (square if power == 0.5 else F) @ head
+        if power != 0.5:
+            sizes[rows] += square.sum(axis=1)
+
+    def share(tokens: IntArray, rows: slice) -> None:
+        shared[rows, : len(tokens)] += signs[tokens] * space[rows, : len(tokens)]
+
+    # One BLAS thread for each block of rows at work, whose elements are seen to beside the products of others.
+    with ThreadPoolExecutor(threads) as pool, threadpool_limits(1, user_api="blas"):
+        for some in (*slices(kept, width), *slices(vocabulary, width, kept)):
+            tokens = order[some]
+            list(pool.map(partial(fill, tokens, P.head[tokens].astype(np.float32)), slices(n, _ROWS)))
+            if some.start < kept:
+                core.add_centered_gram(space[:, : len(tokens)], matrix, threads, None)
+            else:
+                list(pool.map(partial(share, tokens), slices(n, _ROWS)))
+            if progress is not None:
+                progress(some.stop, vocabulary)
+    core.add_centered_gram(shared, matrix, threads, None)
     for rows in slices(n, _COLUMNS):
         matrix[rows, rows.stop :] = matrix[rows.stop :, rows].T
         own = np.tril(matrix[rows, rows], -1)
         matrix[rows, rows] = own + own.T + np.diag(matrix[rows, rows].diagonal())
-    return FormedPairs(matrix, means, log_normalizer, size)
+    return FormedPairs(matrix, means, stats.log_normalizer, float(sizes.mean()))
+
+
+def _common_first(
+    P: SoftmaxKernel, power: float, log_normalizer: FloatArray, mean: FloatArray, width: int
+) -> tuple[IntArray, int]:
+    """Tokens by falling mean probability, and how many of them need columns of their own.
+
+    Sharing ``width`` columns takes ``√(2 / width) |x| |y|`` from an inner product at random, of what x and y have on
+    the tokens that do; of their squares that is on average no more than what these tokens have of the probability.
+    """
+    order = np.argsort(-mean, kind="stable")
+    rest = np.cumsum(mean[order][::-1])[::-1]
+    contexts, trace = evenly_spread(P.shape[0], _SPREAD_CONTEXTS), 0.0
+    for some in slices(len(order), width):
+        head = P.head[some].astype(np.float32, copy=False)
+        trace += float(_powers(P, power, log_normalizer, contexts, some, head).var(axis=0).sum())
+    kept = int(np.count_nonzero(rest > _SHARED_NOISE * np.sqrt(width / 2) * trace))
+    return order, kept if len(order) - kept > width else len(order)
+
+
+def _powers(
+    P: SoftmaxKernel,
+    power: float,
+    log_normalizer: FloatArray,
+    rows: slice | IntArray,
+    tokens: slice | IntArray,
+    head: SinglePrecisionArray,
+    out: SinglePrecisionArray | None = None,
+) -> SinglePrecisionArray:
+    """``P^a`` of some contexts and tokens, whose part of the head is given."""
+    F = _logits(P, np.matmul(P.hidden[rows].astype(np.float32, copy=False), head.T, out=out), tokens)
+    F -= log_normalizer[rows, None].astype(np.float32)
+    if power == 0.5:
+        F *= np.float32(0.5)
+    return np.exp(F, out=F)
 
 
 def _logits(P: SoftmaxKernel, z: SinglePrecisionArray, some: slice | IntArray) -> SinglePrecisionArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import solve_triangular
+from scipy.linalg import eigh, solve_triangular
 
 from .typing import FloatArray
 
@@ -11,7 +11,8 @@ __all__ = ["canonical_pairs", "normalizing", "orthonormal", "ritz", "whitening"]
 
 _ROUNDING = 1e-7  # of states in float32: directions whose spread is below it, next to the largest one, are none
 _NEARLY_SINGULAR = 1e-2  # of the diagonal of a Cholesky factor: below, directions are looked at one by one
-_ORTHONORMAL = 1e-5  # how far products may be from 1 and 0, seen in float32
+_ORTHONORMAL = 1e-5  # how far products may be from 1 and 0
+_PROBES = 16
 
 
 def whitening(covariance: FloatArray, rounding: float = _ROUNDING) -> FloatArray:
@@ -23,30 +24,32 @@ def whitening(covariance: FloatArray, rounding: float = _ROUNDING) -> FloatArray
 
 def orthonormal(states: FloatArray) -> FloatArray:
     """(n, q) float64, ``q <= d``: an orthonormal basis of the linear functions of states, each of mean 0."""
-    centered = states - states.mean(axis=0)
-    scale = np.abs(centered).max(axis=0)
-    used = scale > _ROUNDING * np.abs(states).max(axis=0, initial=0.0)
+    mean = states.mean(axis=0)
+    centered = states - mean
+    gram = centered.T @ centered
+    length = np.sqrt(gram.diagonal())
+    used = length > _ROUNDING * np.hypot(length, np.sqrt(len(states)) * np.abs(mean))
     if not used.any():
         return np.zeros((len(states), 0))
-    centered = centered[:, used] / scale[used]  # columns of any size
-    gram = centered.T @ centered
-    basis = _by_cholesky(centered, gram)
+    if not used.all():
+        centered, gram, length = centered[:, used], gram[np.ix_(used, used)], length[used]
+    gram /= np.outer(length, length)  # columns of any size
+    basis = _by_cholesky(centered, length, gram)
     if basis is None:
-        basis = centered @ whitening(gram)
+        basis = centered @ (whitening(gram) / length[:, None])
         basis = basis @ whitening(basis.T @ basis)  # rounding of the first is that of the Gram matrix' condition
     return np.asarray(basis)
 
 
-def _by_cholesky(columns: FloatArray, gram: FloatArray) -> FloatArray | None:
+def _by_cholesky(columns: FloatArray, length: FloatArray, gram: FloatArray) -> FloatArray | None:
     """An orthonormal basis in half the time, where the columns are far enough from dependent."""
     try:
-        root = np.linalg.cholesky(gram)
+        root = length[:, None] * np.linalg.cholesky(gram)
     except np.linalg.LinAlgError:
         return None
     basis: FloatArray = solve_triangular(root, columns.T, lower=True, check_finite=False).T
-    single = basis.astype(np.float32)
-    off = np.abs(single.T @ single - np.eye(basis.shape[1], dtype=np.float32)).max()
-    return basis if off < _ORTHONORMAL else None
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (basis.shape[1], _PROBES))  # see each row of BᵀB − I as large
+    return basis if np.abs(basis.T @ (basis @ signs) - signs).max() < _ORTHONORMAL else None
 
 
 def normalizing(gram: FloatArray) -> FloatArray:
@@ -62,17 +65,16 @@ def normalizing(gram: FloatArray) -> FloatArray:
 
 
 def ritz(
-    projected: FloatArray, normalizer: FloatArray | None = None, *, single: bool = False
+    projected: FloatArray, k: int, normalizer: FloatArray | None = None, *, single: bool = False
 ) -> tuple[FloatArray, FloatArray]:
-    r"""Falling θ and V with ``A V = B V diag(θ)``, ``Vᵀ B V = I``: of an operator on a subspace.
+    r"""The k largest θ, falling, and V with ``A V = B V diag(θ)``, ``Vᵀ B V = I``: of an operator on a subspace.
 
     ``A`` (q, q) is the operator's form on some functions, and ``Tᵀ B T = I`` for the normalizer T and the functions'
     inner products B, which are the identity without. ``single``: solved in float32, in half the time.
     """
     A = projected if normalizer is None else normalizer.T @ projected @ normalizer
-    values, vectors = _eigh((A + A.T) / 2, single)
-    vectors = vectors[:, ::-1]
-    return values[::-1], np.asarray(vectors if normalizer is None else normalizer @ vectors)
+    values, vectors = _leading((A + A.T) / 2, k, single)
+    return values, vectors if normalizer is None else np.asarray(normalizer @ vectors)
 
 
 def canonical_pairs(
@@ -83,15 +85,20 @@ def canonical_pairs(
     ``cross`` (q, p) are inner products of two sets of functions, ``first`` and ``second`` what makes each orthonormal.
     """
     C = first.T @ cross @ second
-    values, left = _eigh(C @ C.T, single=True)
-    left = left[:, ::-1][:, :k]
-    correlations = np.sqrt(np.clip(values[::-1][:k], 0.0, 1.0))
+    squares, left = _leading(C @ C.T, k, single=True)
+    correlations = np.sqrt(np.clip(squares, 0.0, 1.0))
     right = C.T @ left
     length = np.linalg.norm(right, axis=0)
     right = np.divide(right, length, out=np.zeros_like(right), where=length > 0)
     return correlations, first @ left, second @ right
 
 
-def _eigh(A: FloatArray, single: bool) -> tuple[FloatArray, FloatArray]:
-    values, vectors = np.linalg.eigh(A.astype(np.float32) if single else A)
-    return values.astype(np.float64, copy=False), vectors.astype(np.float64, copy=False)
+def _leading(A: FloatArray, k: int, single: bool) -> tuple[FloatArray, FloatArray]:
+    """The k largest eigenvalues, falling, or as many as there are, and their vectors."""
+    q = len(A)
+    if q == 0:
+        return np.zeros(0), np.zeros((0, 0))
+    values, vectors = eigh(
+        A.astype(np.float32) if single else A, subset_by_index=(max(q - k, 0), q - 1), check_finite=False
+    )
+    return values[::-1].astype(np.float64), vectors[:, ::-1].astype(np.float64)

@@ -5,6 +5,7 @@
 #include "base/parallel.hpp"
 #include "finite/ordered_output.hpp"
 #include "finite/sparse_product.hpp"
+#include "fixed_point_tests.hpp"
 #include "metric_tests.hpp"
 #include "softmax/panel.hpp"
 #include "softmax/stats.hpp"
@@ -428,6 +429,7 @@ int main(int argc, char** argv) {
     test_loop();
     test_sparse_products(thorough);
     SpectralTests(check).run(thorough);
+    FixedPointTests(check).run(thorough);
     MetricTests(check).run(thorough);
     test_type<float>("float32", thorough);
     test_type<BFloat16>("bfloat16", thorough);

@@ -3,6 +3,7 @@
 
 #include "spectral/block_lanczos.hpp"
 #include "spectral/error_bounds.hpp"
+#include "spectral/krylov_basis.hpp"
 
 #include <algorithm>
 #include <random>

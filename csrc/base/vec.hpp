@@ -24,6 +24,12 @@ inline Vec load(const float* p) {
     return v;
 }
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+inline IntVec load(const std::int32_t* p) {
+    IntVec v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+inline void store(std::int32_t* p, IntVec v) { std::memcpy(p, &v, sizeof v); }
 inline Vec broadcast(float x) { return Vec{} + x; }
 
 // totals[0 .. kWidth) += v, in double
