@@ -102,13 +102,13 @@ py::dict eigsh(const py::function& apply, const py::function& draw, Index n, Ind
     return found;
 }
 
-void add_centered_gram(const Array<float>& rows, Array<float>& gram, int num_threads, const py::object& progress) {
+void add_centered_gram(const Array<float>& rows, Array<float>& gram, int num_threads) {
     const auto view = matrix<float>(rows);
     require(num_threads >= 1 && gram.ndim() == 2 && gram.shape(0) == view.rows && gram.shape(1) == view.rows &&
                 gram.flags() & py::array::c_style,
             "expected a contiguous matrix of all pairs of rows");
     float* to = gram.mutable_data();
-    run_interruptible(view.cols, progress,
+    run_interruptible(view.cols, py::none(),
                       [&](const Watch& watch) { markovlm::add_centered_gram(view, to, num_threads, watch); });
 }
 
@@ -150,7 +150,7 @@ void register_spectral(py::module_& module) {
                "max_applies"_a, "num_threads"_a, "progress"_a);
     module.def("fixed_point", &fixed_point, "rows"_a, "num_threads"_a);
     module.def("inner_products", &inner_products, "rows"_a, "others"_a, "num_threads"_a);
-    module.def("add_centered_gram", &add_centered_gram, "rows"_a, "gram"_a, "num_threads"_a, "progress"_a);
+    module.def("add_centered_gram", &add_centered_gram, "rows"_a, "gram"_a, "num_threads"_a);
 }
 
 }  // namespace markovlm::bind

@@ -64,21 +64,31 @@ __attribute__((noinline)) void multiply(const std::int32_t* down, const std::int
     }
 }
 
-// The least step for a row of kSlab numbers; NaN where one is not finite, 0 where all are zero.
-double step_for(const float* x) {
+// x / largest * per_largest, rounded, is a row in its steps.
+struct Step {
+    double size;  // NaN where a number is not finite, 0 where all are zero
+    float inverse_largest, per_largest;
+};
+
+// The least step for a row of kSlab numbers. Relative to the largest one: squares of floats leave their range.
+Step step_for(const float* x) {
     Vec most{}, squares{};
     for (Index j = 0; j < FixedPointRows::kSlab; j += kWidth) {
-        const Vec v = load(x + j), size = abs(v);
+        const Vec size = abs(load(x + j));
         most = size > most ? size : most;
-        squares += v * v;
     }
-    double largest = 0.0, total = 0.0;
-    for (int l = 0; l < kWidth; ++l) {
-        largest = std::max<double>(largest, most[l]);
-        total += squares[l];
+    float largest = 0.0f;
+    for (int l = 0; l < kWidth; ++l) largest = std::max(largest, most[l]);
+    const float inverse = largest >= std::numeric_limits<float>::min() ? 1.0f / largest : 0.0f;
+    for (Index j = 0; j < FixedPointRows::kSlab; j += kWidth) {
+        const Vec share = load(x + j) * inverse;  // NaN for what is not finite
+        squares += share * share;
     }
-    return std::isfinite(total) ? std::max(largest / kLargest, std::sqrt(total) / kRadius)
-                                : std::numeric_limits<double>::quiet_NaN();
+    double total = 0.0;
+    for (int l = 0; l < kWidth; ++l) total += squares[l];
+    if (!std::isfinite(total)) return {std::numeric_limits<double>::quiet_NaN(), 0.0f, 0.0f};
+    const double steps = 1.0 / std::max(1.0 / kLargest, std::sqrt(total) / kRadius);
+    return {inverse > 0.0f ? largest / steps : 0.0, inverse, static_cast<float>(steps)};
 }
 
 void ignore(Index) {}
@@ -117,11 +127,12 @@ void FixedPointRows::round(const MatrixView<float>& from, Index first, const flo
             std::copy_n(from.row(i) + first + begin, columns, x);
             for (Index j = 0; mean && j < columns; ++j) x[j] -= mean[begin + j];
         }
-        const double step = step_[static_cast<std::size_t>(slab * panels_ * kLanes + i)] = step_for(x);
-        const Vec scale = broadcast(step > 0.0 ? static_cast<float>(1.0 / step) : 0.0f);
+        const Step step = step_for(x);
+        step_[static_cast<std::size_t>(slab * panels_ * kLanes + i)] = step.size;
         for (Index j = 0; j < kSlab; j += kWidth) {
             constexpr float to_integer = 12582912.0f;  // 1.5 * 2^23: floats about it are integers
-            const Vec nearest = (load(x + j) * scale + to_integer) - to_integer;
+            const Vec share = load(x + j) * step.inverse_largest;
+            const Vec nearest = (share * step.per_largest + to_integer) - to_integer;
             store(rounded + j, __builtin_convertvector(nearest, IntVec));
         }
         for (Index j = 0; j < used(slab); ++j) out[j * kLanes + lane] = word(rounded[2 * j], rounded[2 * j + 1]);

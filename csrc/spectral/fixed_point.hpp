@@ -1,4 +1,4 @@
-// Inner products of rows in 16-bit fixed point, of which a CPU makes nearly twice as many as of floats.
+// Inner products of rows in 16-bit fixed point, of which a CPU makes half as many again as of floats, or twice as many.
 //
 // A row x becomes round(x / step), with a step of its own for each kSlab columns: the least that lets every entry fit
 // in 16 bits, and the row in a ball of 46,000 steps. By Cauchy–Schwarz no sum of products then leaves 32 bits, in

@@ -200,8 +200,13 @@ def _captured(single: SinglePrecisionArray, subject: Subject) -> tuple[Captured,
     else:
         first, second = (half.part for half in subject.halves)
         image, own = subject.of_first(single[first]), subject.of_second(single[second])
-        parts = zip(_parts(single, subject.halves), (image[first], own), subject.prototype_parts, strict=True)
-        halves = [_Half(half, *part) for half, part in zip(subject.halves, parts, strict=True)]
+        images_of = (image[first], own)
+        halves = [
+            _Half(*half)
+            for half in zip(
+                subject.halves, _parts(single, subject.halves), images_of, subject.prototype_parts, strict=True
+            )
+        ]
         between = np.asarray(single[second].T @ image[second], np.float64)
         form = halves[0].whole_form + halves[1].whole_form + between + between.T
     theta, V = ritz(form / whole.size, k)

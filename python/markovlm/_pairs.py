@@ -24,7 +24,7 @@ __all__ = ["Block", "Pairs", "pairs_of"]
 _TILE_BYTES = 2**27  # of the factor, for all contexts and some tokens
 _LEAST_TOKENS = 256
 _ROWS = 512  # of a tile that are made at a time
-_SHARED_NOISE = 1e-4  # of products of lengths, at most, where rare tokens share columns
+_SHARED_NOISE = 1e-4  # of the trace, at most, in the root mean square over pairs, where rare tokens share columns
 _SPREAD_CONTEXTS = 64  # by which the trace is guessed
 _COLUMNS = 1024  # of the matrix that are looked at a time
 _ROUNDING = 1e-10  # of K: the square of that of its factor's entries
@@ -72,7 +72,7 @@ class FormedPairs(Pairs):
         return np.asarray(self.matrix[rows, columns] @ X.astype(np.float32, copy=False))
 
     def block(self, rows: slice, columns: slice, num_threads: int) -> Block:
-        """In fixed point, in two thirds of the time: within 1e-5 of the product of lengths of a row and a column."""
+        """In fixed point, in two thirds of the time: 1.3e-5 off at random, of lengths of a row and a column."""
         fixed = core.fixed_point(self.matrix[rows, columns], num_threads)
 
         def times(X: FloatArray | SinglePrecisionArray) -> SinglePrecisionArray:
@@ -177,12 +177,12 @@ def _formed(P: SoftmaxKernel, power: float, num_threads: int | None, progress: P
             tokens = order[some]
             list(pool.map(partial(fill, tokens, P.head[tokens].astype(np.float32)), slices(n, _ROWS)))
             if some.start < kept:
-                core.add_centered_gram(space[:, : len(tokens)], matrix, threads, None)
+                core.add_centered_gram(space[:, : len(tokens)], matrix, threads)
             else:
                 list(pool.map(partial(share, tokens), slices(n, _ROWS)))
             if progress is not None:
                 progress(some.stop, vocabulary)
-    core.add_centered_gram(shared, matrix, threads, None)
+    core.add_centered_gram(shared, matrix, threads)
     for rows in slices(n, _COLUMNS):
         matrix[rows, rows.stop :] = matrix[rows.stop :, rows].T
         own = np.tril(matrix[rows, rows], -1)
@@ -196,7 +196,8 @@ def _common_first(
     """Tokens by falling mean probability, and how many of them need columns of their own.
 
     Sharing ``width`` columns takes ``√(2 / width) |x| |y|`` from an inner product at random, of what x and y have on
-    the tokens that do; of their squares that is on average no more than what these tokens have of the probability.
+    the tokens that do. In the root mean square over pairs that is ``√(2 / width)`` times the mean square length there,
+    which is at most what these tokens have of the probability.
     """
     order = np.argsort(-mean, kind="stable")
     rest = np.cumsum(mean[order][::-1])[::-1]
