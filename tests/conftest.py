@@ -11,7 +11,18 @@ from typing import Any
 import hypothesis
 import pytest
 
-from markovlm import _checks, _factors, _metric, _pairs, _panels, _paths, _softmax, _spectral, build_info
+from markovlm import (
+    _checks,
+    _factors,
+    _metric,
+    _pairs,
+    _panels,
+    _paths,
+    _power_store,
+    _softmax,
+    _spectral,
+    build_info,
+)
 from markovlm._ext import _cpu
 
 # These peers want a newer Python than we do.
@@ -52,7 +63,7 @@ def core(request: pytest.FixtureRequest) -> Iterator[Any]:
     """One build of the core after the other, in the place of the one that this process chose."""
     module = importlib.import_module(f"markovlm._ext._core_{request.param}")
     with pytest.MonkeyPatch.context() as patch:
-        for user in (_softmax, _panels, _checks, _factors, _metric, _pairs, _paths, _spectral):
+        for user in (_softmax, _panels, _power_store, _checks, _factors, _metric, _pairs, _paths, _spectral):
             patch.setattr(user, "core", module)
         yield module
 

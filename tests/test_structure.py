@@ -41,14 +41,14 @@ LAYERS = (
     {
         "_channels",
         "_coherence",
-        "_factors",
         "_hidden_markov",
         "_information",
         "_metric",
         "_panel_operator",
         "_softmax_products",
     },
-    {"_cross_entropy", "_geometry", "_paths", "_spectral"},
+    {"_cross_entropy", "_geometry", "_paths", "_power_store", "_spectral"},
+    {"_factors"},
     {
         "_alignment_result",
         "_auditor",

@@ -87,20 +87,48 @@ py::dict stats(const py::array& hidden, const HeadArguments& head, const std::op
     return out;
 }
 
-// (P^a X, P^aT ...), each an array or None, as panel.hpp has it.
-py::tuple panels(const py::array& hidden, const HeadArguments& head, const Array<double>& log_normalizer, double power,
-                 const std::optional<py::array>& of_tokens, const std::optional<py::array>& of_rows,
-                 const std::optional<Array<double>>& weights, bool want_rows, bool want_tokens,
-                 const std::optional<Array<float>>& store, bool stored, Index max_memory, int num_threads,
-                 const py::object& progress) {
+PanelRequest panel_request(const py::array& hidden, const HeadArguments& head, const Array<double>& log_normalizer,
+                           double power, Index max_memory) {
     PanelRequest request;
     request.max_memory = max_memory;
     request.hidden = float_matrix(hidden);
     request.head = make_head(head);
-    const Index n = request.hidden.rows(), vocabulary = request.head.vocabulary();
     require(request.hidden.cols() == request.head.width(), "hidden and head differ in width");
-    request.log_normalizer = vector<double>(log_normalizer, n);
+    request.log_normalizer = vector<double>(log_normalizer, request.hidden.rows());
     request.power = power;
+    return request;
+}
+
+float* store_of(py::array_t<float> array, const PanelRequest& request) {
+    float* store = array.mutable_data();
+    require(array.size() == panel_store_size(request.hidden.rows(), request.head.vocabulary()) &&
+                reinterpret_cast<std::uintptr_t>(store) % 64 == 0,
+            "a store of another size, or not on a cache line");
+    return store;
+}
+
+// Keeps P^a, and returns the sums of its rows beside those of their squares, (n, 2).
+py::array_t<double> fill_store(const py::array& hidden, const HeadArguments& head, const Array<double>& log_normalizer,
+                               double power, const py::array_t<float>& store, Index max_memory, int num_threads,
+                               const py::object& progress) {
+    PanelRequest request = panel_request(hidden, head, log_normalizer, power, max_memory);
+    const Index n = request.hidden.rows();
+    py::array_t<double> moments({n, Index{2}});
+    request.store = store_of(store, request);
+    request.moments = moments.mutable_data();
+    run_interruptible(n, progress,
+                      [&](const Watch& watch) { panel_product(request, nullptr, nullptr, num_threads, watch); });
+    return moments;
+}
+
+// (P^a X, P^aT ...), each an array or None, as panel.hpp has it.
+py::tuple panels(const py::array& hidden, const HeadArguments& head, const Array<double>& log_normalizer, double power,
+                 const std::optional<py::array>& of_tokens, const std::optional<py::array>& of_rows,
+                 const std::optional<Array<double>>& weights, bool want_rows, bool want_tokens,
+                 const std::optional<Array<float>>& store, Index max_memory, int num_threads,
+                 const py::object& progress) {
+    PanelRequest request = panel_request(hidden, head, log_normalizer, power, max_memory);
+    const Index n = request.hidden.rows(), vocabulary = request.head.vocabulary();
     request.weights = vector(weights, n);
     require(of_tokens.has_value() != of_rows.has_value() && (of_tokens || want_rows != want_tokens),
             "one panel goes in");
@@ -110,11 +138,8 @@ py::tuple panels(const py::array& hidden, const HeadArguments& head, const Array
     require(of_tokens ? request.of_tokens.rows() == vocabulary : request.of_rows.rows() == n,
             "panel of a wrong length");
     if (store) {
-        request.store = py::array_t<float>(*store).mutable_data();
-        request.stored = stored;
-        require(store->size() == panel_store_size(n, vocabulary) &&
-                    reinterpret_cast<std::uintptr_t>(request.store) % 64 == 0,
-                "a store of another size, or not on a cache line");
+        request.store = store_of(*store, request);
+        request.stored = true;
     }
     py::object rows = py::none(), tokens = py::none();
     const auto allocate = [&](bool wanted, Index length, py::object& array) -> double* {
@@ -190,8 +215,10 @@ void register_softmax(py::module_& module) {
                "token_ids"_a, "reference"_a, "divergences"_a, "mean"_a, "weights"_a, "max_memory"_a, "num_threads"_a,
                "progress"_a);
     module.def("panel_product", &panels, "hidden"_a, "head"_a, "log_normalizer"_a, "power"_a, "of_tokens"_a,
-               "of_rows"_a, "weights"_a, "want_rows"_a, "want_tokens"_a, "store"_a, "stored"_a, "max_memory"_a,
-               "num_threads"_a, "progress"_a);
+               "of_rows"_a, "weights"_a, "want_rows"_a, "want_tokens"_a, "store"_a, "max_memory"_a, "num_threads"_a,
+               "progress"_a);
+    module.def("fill_store", &fill_store, "hidden"_a, "head"_a, "log_normalizer"_a, "power"_a, "store"_a,
+               "max_memory"_a, "num_threads"_a, "progress"_a);
     module.def("round_trip_bytes", &round_trip_bytes, "n"_a, "width"_a, "vocabulary"_a, "columns"_a);
     module.def("store_size", &panel_store_size, "n"_a, "vocabulary"_a);
     module.def("first_non_finite", &first_non_finite, "array"_a);

@@ -2,11 +2,13 @@
 
 #include "base/parallel.hpp"
 #include "softmax/block.hpp"
+#include "softmax/reductions.hpp"
 
 namespace markovlm {
 namespace {
 
 constexpr Index kRows = 1024;  // in a block at most
+constexpr Index kRuns = 8;     // of kDepth terms, that are summed in float32 before they join a sum in double
 
 // Of the vocabulary: each has a sum of its own over its tokens, for all rows and columns.
 constexpr Index segments(Index tiles, Index columns) { return std::min<Index>(tiles, columns > 48 ? 16 : 32); }
@@ -36,12 +38,16 @@ class PanelPass {
           shift_(panels_ * kLanes),
           factor_(panels_ * kLanes),
           packed_rows_(tokens || round_trip_ ? column_panels_ * panels_ * kLanes * kLanes : 0),
-          sums_(request.of_tokens || round_trip_ ? segments_ * panels_ * sum_size() : 0),
+          sums_(summed() ? segments_ * panels_ * sum_size() : 0),
+          moments_(request.moments ? segments_ * panels_ * 2 * kLanes : 0),
           slab_(twice_ && !request.store ? tiles_ * panels_ * LogitTile::kSize : 0) {
         for (int i = 0; i < num_threads; ++i)
             workers_.push_back({.z = AlignedBuffer<float>(twice_ || request.store ? 0 : panels_ * LogitTile::kSize),
                                 .columns = AlignedBuffer<float>(column_groups_ * kTokens * kDepth),
-                                .tile = AlignedBuffer<double>(round_trip_ ? kTile * columns_ : 0)});
+                                .sum_part = AlignedBuffer<float>(summed() ? panels_ * sum_size() : 0),
+                                .tile_part = AlignedBuffer<float>(tile_size()),
+                                .tile = AlignedBuffer<double>(tile_size())});
+        for (Worker& worker : workers_) std::fill_n(worker.tile_part.data(), tile_size(), 0.0f);  // half tiles too
         std::iota(in_order_, in_order_ + kDepth, 0);
         for (std::int32_t j = 0; j < kDepth; ++j) across_panels_[j] = j / kLanes * LogitTile::kSize + j % kLanes;
     }
@@ -61,35 +67,38 @@ class PanelPass {
                     [&](Index done) { watch(first + before + (after - before) * done / tasks); });
             };
             parallel(block_.panels(), 0, 0, [&](Index p, Worker&, const StopToken&) { pack(p); });
-            const bool sums = in_.of_tokens || round_trip_;
-            const Index made = sums ? (twice_ ? rows / 2 : rows) : 0;
-            if (sums) {
+            const Index made = summed() ? (twice_ ? rows / 2 : rows) : 0;
+            if (summed()) {
                 parallel(segments_, 0, made,
                          [&](Index s, Worker& worker, const StopToken& stop) { multiply_tokens(s, worker, stop); });
                 parallel(block_.panels(), made, made, [&](Index p, Worker&, const StopToken&) { gather(p); });
             }
             if (tokens_)
-                parallel(tiles_, made, rows, [&](Index t, Worker& worker, const StopToken&) {
-                    multiply_rows(t, worker, tokens_ + t * kTile * columns_);
-                });
+                parallel(tiles_, made, rows, [&](Index t, Worker& worker, const StopToken&) { add_tokens(t, worker); });
         }
         watch(n);
     }
 
   private:
     struct Worker {
-        AlignedBuffer<float> packed{LogitTile::kPackedSize}, register_tile{kTokens * kLanes}, z, columns;
-        AlignedBuffer<double> tile{0};  // (kTile, columns) of P^aT Y
+        AlignedBuffer<float> packed{LogitTile::kPackedSize}, z, columns;
+        AlignedBuffer<float> sum_part{0};   // of the sums of a segment: (panels, columns, kLanes)
+        AlignedBuffer<float> tile_part{0};  // of the next
+        AlignedBuffer<double> tile{0};  // P^aT Y of some tokens: (groups of kTokens, column panels, kTokens, kLanes)
     };
 
+    bool summed() const { return in_.of_tokens || round_trip_ || in_.moments; }  // over the vocabulary
+    Index tile_size() const { return tokens_ || round_trip_ ? kTile * column_panels_ * kLanes : 0; }
     Index sum_size() const { return column_groups_ * kTokens * kLanes; }  // of a panel: (columns, kLanes)
     double* sum(Index segment, Index p) { return sums_.data() + (segment * panels_ + p) * sum_size(); }
+
+    double* moments(Index segment, Index p) { return moments_.data() + (segment * panels_ + p) * 2 * kLanes; }
 
     // Of a row in a block; a thread's scratch memory counts once, so that blocks are the same for any number of
     // threads.
     Index row_bytes() const {
-        const Index floats =
-            in_.head.width() + (twice_ && !in_.store ? tiles_ : 1) * kTile + (tokens_ ? column_panels_ * kLanes : 0);
+        const Index floats = in_.head.width() + (twice_ && !in_.store ? tiles_ : 1) * kTile +
+                             (tokens_ ? column_panels_ * kLanes : 0) + (in_.of_tokens ? column_groups_ * kTokens : 0);
         const Index sums = in_.of_tokens ? segments_ * column_groups_ * kTokens : 0;
         return static_cast<Index>(sizeof(float)) * floats + static_cast<Index>(sizeof(double)) * sums;
     }
@@ -153,40 +162,49 @@ class PanelPass {
     // P^a X over one segment of the vocabulary; X = P^aT Y for a round trip, tile by tile.
     void multiply_tokens(Index segment, Worker& worker, const StopToken& stop) {
         for (Index p = 0; p < block_.panels(); ++p) std::fill_n(sum(segment, p), sum_size(), 0.0);
+        if (in_.moments) std::fill_n(moments(segment, 0), panels_ * 2 * kLanes, 0.0);
         const Index begin = segment * tiles_ / segments_, end = (segment + 1) * tiles_ / segments_;
         for (Index tile = begin; tile < end && !stop.requested(); ++tile) {
             const float* z = make(tile, worker);
+            if (in_.moments) add_moments(z, count(tile), moments(segment, 0));
             if (round_trip_) {
-                std::fill_n(worker.tile.data(), count(tile) * columns_, 0.0);
-                multiply_rows(z, count(tile), worker, worker.tile.data());
-                pack_columns(count(tile), worker, [&](Index t) { return worker.tile.data() + t * columns_; });
-            } else {
+                multiply_rows(z, count(tile), worker);
+                pack_columns(count(tile), worker, [&](Index t, Index column) { return of_tile(worker, t, column); });
+            } else if (in_.of_tokens) {
                 in_.of_tokens.visit([&](const auto& x) {
-                    pack_columns(count(tile), worker, [&](Index t) { return x.row(tile * kTile + t); });
+                    pack_columns(count(tile), worker,
+                                 [&](Index t, Index column) { return widen(x.row(tile * kTile + t)[column]); });
                 });
             }
-            for (Index p = 0; p < block_.panels(); ++p)
-                for (Index g = 0; g < column_groups_; ++g) {
+            const bool first = (tile - begin) % kRuns == 0, last = (tile - begin + 1) % kRuns == 0 || tile + 1 == end;
+            for (Index p = 0; p < block_.panels(); ++p) {
+                float* part = worker.sum_part.data() + p * sum_size();
+                for (Index g = 0; g < column_groups_; ++g)
                     FloatProduct::multiply(z + p * LogitTile::kSize, worker.columns.data() + g * kTokens * kDepth,
-                                           in_order_, count(tile), true, worker.register_tile.data());
-                    double* to = sum(segment, p) + g * kTokens * kLanes;
-                    for (int i = 0; i < kTokens * kLanes; ++i) to[i] += worker.register_tile.data()[i];
-                }
+                                           in_order_, count(tile), first, part + g * kTokens * kLanes);
+                if (!last) continue;
+                double* to = sum(segment, p);
+                for (Index i = 0; i < sum_size(); ++i) to[i] += part[i];
+            }
         }
     }
 
-    // worker.columns: (columns, kDepth), from rows of some tokens
-    template <class Row>
-    void pack_columns(Index count, Worker& worker, Row row) const {
+    // totals (panels, 2, kLanes) += the sums of a tile and of its squares
+    void add_moments(const float* z, Index count, double* totals) const {
+        for (Index p = 0; p < block_.panels(); ++p, z += LogitTile::kSize, totals += 2 * kLanes)
+            sum_over_tokens(count, std::array{totals, totals + kLanes}, [z](Index t, int half) {
+                const Vec x = load(z + t * kLanes + half);
+                return std::array{x, x * x};
+            });
+    }
+
+    // worker.columns: (columns, kDepth), from the values of some tokens
+    template <class Value>
+    void pack_columns(Index count, Worker& worker, Value value) const {
         for (Index t = 0; t < count; ++t)
             for (Index column = 0; column < column_groups_ * kTokens; ++column)
                 worker.columns.data()[column * kDepth + t] =
-                    column < columns_ ? static_cast<float>(value(row(t)[column])) : 0.0f;
-    }
-    static double value(double x) { return x; }
-    template <class T>
-    static float value(T x) {
-        return widen(x);
+                    column < columns_ ? static_cast<float>(value(t, column)) : 0.0f;
     }
 
     // Adds the segments of a panel up, and writes or packs the result.
@@ -195,6 +213,11 @@ class PanelPass {
         for (Index s = 1; s < segments_; ++s)
             for (Index i = 0; i < sum_size(); ++i) total[i] += sum(s, p)[i];
         const Index first = block_.panel_first(p);
+        for (Index i = 0; in_.moments && i < block_.lanes(p); ++i)
+            for (Index k = 0; k < 2; ++k) {
+                double& moment = in_.moments[2 * (first + i) + k] = 0;
+                for (Index s = 0; s < segments_; ++s) moment += moments(s, p)[k * kLanes + i];
+            }
         if (rows_)
             for (Index i = 0; i < block_.lanes(p); ++i)
                 for (Index c = 0; c < columns_; ++c) rows_[(first + i) * columns_ + c] = total[c * kLanes + i];
@@ -205,36 +228,45 @@ class PanelPass {
     }
 
     // P^aT Y for one tile of the vocabulary: added to what earlier blocks of rows gave.
-    void multiply_rows(Index tile, Worker& worker, double* out) {
-        multiply_rows(twice_ ? place(tile, worker) : make(tile, worker), count(tile), worker, out);
+    void add_tokens(Index tile, Worker& worker) {
+        multiply_rows(twice_ ? place(tile, worker) : make(tile, worker), count(tile), worker);
+        double* out = tokens_ + tile * kTile * columns_;
+        for (Index t = 0; t < count(tile); ++t)
+            for (Index column = 0; column < columns_; ++column) *out++ += of_tile(worker, t, column);
+    }
+
+    double of_tile(const Worker& worker, Index t, Index column) const {
+        const Index register_tile = t / kTokens * column_panels_ + column / kLanes;
+        return worker.tile.data()[(register_tile * kTokens + t % kTokens) * kLanes + column % kLanes];
     }
 
     // What a product of rows takes of the next panels: stored rows come from memory.
     static void prefetch(const float* z) {
         for (Index q = 0; q < kDepth / kLanes; ++q)
-            for (Index i = 0; i < kTokens * kLanes; i += 16) __builtin_prefetch(z + q * LogitTile::kSize + i);
+            for (Index i = 0; i < kTokens * kLanes; i += 16) __builtin_prefetch(z + q * LogitTile::kSize + i, 0, 2);
     }
 
-    // out (count, columns) += the adjoint of z (panels, kTile, kLanes) times the packed rows
-    void multiply_rows(const float* z, Index count, Worker& worker, double* out) const {
-        constexpr Index panels_in_run = kDepth / kLanes;
-        for (Index p = 0; p < block_.panels(); p += panels_in_run) {
-            const Index run = std::min(panels_in_run, block_.panels() - p);
-            for (Index g = 0; g < count; g += kTokens) {
-                if (in_.stored && p + 2 * run <= block_.panels())
-                    prefetch(z + (p + run) * LogitTile::kSize + g * kLanes);
-                for (Index c = 0; c < column_panels_; ++c) {
-                    const Index columns = std::min<Index>(kLanes, columns_ - c * kLanes);
-                    const auto multiply =
-                        columns <= kWidth ? FloatProduct::multiply<1, kLanes> : FloatProduct::multiply<2, kLanes>;
-                    multiply(packed_rows_.data() + (c * panels_ + p) * kLanes * kLanes,
-                             z + p * LogitTile::kSize + g * kLanes, across_panels_, run * kLanes, true,
-                             worker.register_tile.data());
-                    for (Index t = 0; t < std::min<Index>(kTokens, count - g); ++t)
-                        for (Index j = 0; j < columns; ++j)
-                            out[(g + t) * columns_ + c * kLanes + j] += worker.register_tile.data()[t * kLanes + j];
+    // worker.tile: the adjoint of z (panels, kTile, kLanes) times the packed rows
+    void multiply_rows(const float* z, Index count, Worker& worker) const {
+        constexpr Index panels_in_run = kDepth / kLanes, register_size = kTokens * kLanes;
+        const Index groups = divided_up(count, kTokens), panels = block_.panels();
+        const Index size = groups * column_panels_ * register_size;
+        std::fill_n(worker.tile.data(), size, 0.0);
+        for (Index p = 0, run = 1; p < panels; p += panels_in_run, ++run) {
+            const Index run_panels = std::min(panels_in_run, panels - p);
+            float* part = worker.tile_part.data();
+            for (Index g = 0; g < groups; ++g) {
+                const float* tokens = z + p * LogitTile::kSize + g * register_size;
+                if (in_.stored && p + 2 * panels_in_run <= panels) prefetch(tokens + panels_in_run * LogitTile::kSize);
+                for (Index c = 0; c < column_panels_; ++c, part += register_size) {
+                    const auto multiply = columns_ - c * kLanes <= kWidth ? FloatProduct::multiply<1, kLanes>
+                                                                          : FloatProduct::multiply<2, kLanes>;
+                    multiply(packed_rows_.data() + (c * panels_ + p) * kLanes * kLanes, tokens, across_panels_,
+                             run_panels * kLanes, run % kRuns == 1, part);
                 }
             }
+            if (run % kRuns == 0 || p + panels_in_run >= panels)
+                for (Index i = 0; i < size; ++i) worker.tile.data()[i] += worker.tile_part.data()[i];
         }
     }
 
@@ -254,6 +286,7 @@ class PanelPass {
     AlignedBuffer<float> shift_, factor_;  // (panels, kLanes)
     AlignedBuffer<float> packed_rows_;     // Y
     AlignedBuffer<double> sums_;           // (segments, panels, columns, kLanes)
+    AlignedBuffer<double> moments_;        // (segments, panels, 2, kLanes)
     AlignedBuffer<float> slab_;            // (tiles, panels, kTile, kLanes)
     std::vector<Worker> workers_;
     std::int32_t in_order_[kDepth], across_panels_[kDepth];  // of the lanes of one panel after those of another
@@ -266,8 +299,9 @@ Index panel_store_size(Index rows, Index vocabulary) {
 }
 
 Index round_trip_bytes(Index rows, Index width, Index vocabulary, Index columns) {
-    const Index floats = width + kTile + divided_up(columns, kLanes) * kLanes,
-                doubles = segments(divided_up(vocabulary, kTile), columns) * divided_up(columns, kTokens) * kTokens;
+    const Index sums = divided_up(columns, kTokens) * kTokens,
+                floats = width + kTile + divided_up(columns, kLanes) * kLanes + sums,
+                doubles = segments(divided_up(vocabulary, kTile), columns) * sums;
     return divided_up(rows, kLanes) * kLanes *
            (static_cast<Index>(sizeof(float)) * floats + static_cast<Index>(sizeof(double)) * doubles);
 }

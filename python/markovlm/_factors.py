@@ -12,13 +12,17 @@ import numpy as np
 from ._ext import core
 from ._kernels import Kernel
 from ._operators import STORED_OVERHEAD, share
-from ._panels import PowerStore, product, prototypes
+from ._panels import product, prototypes
+from ._power_store import PowerStore
 from ._rows import BLOCK_BYTES
 from ._softmax import SoftmaxKernel, softmax_of, softmax_stats
 from .errors import DTypeError
 from .typing import FloatArray, IntArray, Progress, SinglePrecisionArray
 
 __all__ = ["Factor", "most_columns", "power_factor", "prototype_factor", "slices"]
+
+
+_READING = 4.0  # columns that take as long as the reading of a store
 
 
 def most_columns(max_memory: int) -> int:
@@ -66,21 +70,23 @@ class Factor(ABC):
 
 
 class SoftmaxFactor(Factor):
-    """``P^a`` of a softmax kernel: kept in float32 by the first product where there is room, else made anew."""
+    """``P^a`` of a softmax kernel: kept in float32 where there is room, else made anew for each product."""
 
     def __init__(
         self, P: SoftmaxKernel, power: float, max_memory: int, num_threads: int | None, progress: Progress | None
     ) -> None:
+        self.P, self.power, self.shape = P, power, P.shape
+        self.max_memory, self.num_threads = max_memory, num_threads
+        if 4 * PowerStore.size(P) <= max_memory:
+            self._store: PowerStore | None = PowerStore(P, power, max_memory, num_threads, progress)
+            self.log_normalizer, self.squares = self._store.log_normalizer, self._store.squares
+            self.storage, self.overhead = "stored", _READING
+            return
         orders = [] if power == 0.5 else [2.0]
         stats = softmax_stats(P, orders=orders, max_memory=max_memory, num_threads=num_threads, progress=progress)
-        self.P, self.power, self.shape = P, power, P.shape
         self.squares = np.exp(-stats.renyi[2.0]) if orders else np.ones(P.shape[0])  # Σ p² = exp(−H₂), and Σ p = 1
         self.log_normalizer = stats.log_normalizer
-        self.max_memory, self.num_threads = max_memory, num_threads
-        self._store = PowerStore(P) if 4 * PowerStore.size(P) <= max_memory else None
-        self.storage = "recomputed" if self._store is None else "stored"
-        if self._store is None:
-            self.overhead = P.hidden.shape[1] / 2
+        self._store, self.storage, self.overhead = None, "recomputed", P.hidden.shape[1] / 2
 
     def _multiply(
         self,
@@ -90,9 +96,15 @@ class SoftmaxFactor(Factor):
         *,
         power: float = 1.0,
         first: int = 0,
-        **wanted: Any,
+        weights: FloatArray | None = None,
+        want_rows: bool = False,
     ) -> FloatArray:
         """The product that is wanted, of a power of the rows from ``first`` on, with columns scaled for float32."""
+        store = self._store if (power, first) == (1.0, 0) else None
+        if store is not None and side == "Y":
+            X = store.scale * X
+        if store is not None and weights is not None:
+            weights = weights * store.scale[:, 0] ** 2
         columns, exponents = _single(X)
         panel: dict[str, Any] = {side: columns}
         found = product(
@@ -102,18 +114,22 @@ class SoftmaxFactor(Factor):
             self.max_memory,
             self.num_threads,
             progress,
-            store=self._store if (power, first) == (1.0, 0) else None,
+            weights=weights,
+            want_rows=want_rows,
+            want_tokens=not want_rows,
+            store=None if store is None else store.array,
             **panel,
-            **wanted,
         )
         (result,) = (part for part in found if part is not None)
+        if store is not None and want_rows:
+            result *= store.scale
         return np.ldexp(result, exponents)
 
     def right(self, X: FloatArray, progress: Progress | None = None) -> FloatArray:
         return self._multiply(X, progress, "X", want_rows=True)
 
     def left(self, Y: FloatArray, progress: Progress | None = None) -> FloatArray:
-        return self._multiply(Y, progress, "Y", want_tokens=True)
+        return self._multiply(Y, progress, "Y")
 
     def round_trip(self, Y: FloatArray, progress: Progress | None = None) -> FloatArray:
         (n, vocabulary), width = self.shape, self.P.hidden.shape[1]
@@ -122,10 +138,10 @@ class SoftmaxFactor(Factor):
         return self.right(self.left(Y, share(progress, 0, 2)), share(progress, 1, 2))
 
     def normal(self, X: FloatArray, law: FloatArray, progress: Progress | None = None) -> FloatArray:
-        return self._multiply(X, progress, "X", weights=law, want_tokens=True)
+        return self._multiply(X, progress, "X", weights=law)
 
     def mean_squares(self, law: FloatArray) -> FloatArray:
-        return self._multiply(law[:, None], None, "Y", power=2.0, want_tokens=True)[:, 0]
+        return self._multiply(law[:, None], None, "Y", power=2.0)[:, 0]
 
     def similarities(self, which: slice) -> FloatArray:
         if self._store is not None:

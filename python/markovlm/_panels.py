@@ -9,22 +9,7 @@ from ._ext import core
 from ._softmax import SoftmaxKernel, softmax_stats
 from .typing import ArrayInput, FloatArray, ModelArray, Progress, SinglePrecisionArray
 
-__all__ = ["PowerStore", "adjoint_product", "normal_product", "panel_product", "product", "prototypes"]
-
-
-class PowerStore:
-    """Room for ``P^a`` as the passes make it, in float32: the first product fills it, later ones read it."""
-
-    def __init__(self, P: SoftmaxKernel) -> None:
-        size = self.size(P)
-        unaligned: SinglePrecisionArray = np.empty(size + 16, np.float32)
-        first = -unaligned.ctypes.data % 64 // 4
-        self.array, self.filled = unaligned[first : first + size], False
-
-    @staticmethod
-    def size(P: SoftmaxKernel) -> int:
-        """Number of floats."""
-        return core.store_size(*P.shape)
+__all__ = ["adjoint_product", "normal_product", "panel_product", "product", "prototypes"]
 
 
 def panel_product(
@@ -208,16 +193,19 @@ def product(
     weights: FloatArray | None = None,
     want_rows: bool = False,
     want_tokens: bool = False,
-    store: PowerStore | None = None,
+    store: SinglePrecisionArray | None = None,
 ) -> tuple[FloatArray | None, FloatArray | None]:
-    """What `panel.hpp` says: (P^a X, or P^a P^aT Y; P^aT Y, or P^aT D P^a X), None where it is not wanted."""
+    """What `panel.hpp` says: (P^a X, or P^a P^aT Y; P^aT Y, or P^aT D P^a X), None where it is not wanted.
+
+    ``store``: the array of a `PowerStore`, to be read for ``P^a``.
+    """
     n, vocabulary = P.shape
     power = _checks.positive("power", power)
     of_tokens: ModelArray | None = None if X is None else _checks.panel("X", X, vocabulary, "V")
     of_rows: ModelArray | None = None if Y is None else _checks.panel("Y", Y, n, "n")
     if log_normalizer is None:
         log_normalizer = softmax_stats(P, max_memory=max_memory, num_threads=num_threads).log_normalizer
-    found = core.panel_product(
+    return core.panel_product(
         P.hidden,
         P._head_arguments(),
         _checks.log_normalizers(log_normalizer, n),
@@ -227,12 +215,8 @@ def product(
         weights,
         want_rows,
         want_tokens,
-        None if store is None else store.array,
-        store is not None and store.filled,
+        store,
         _checks.memory(max_memory),
         _checks.threads(num_threads),
         progress,
     )
-    if store is not None:
-        store.filled = True
-    return found

@@ -82,8 +82,8 @@ def similarity_operator(
         and so no operator on tokens.
     max_memory : int, optional
         Bytes, default 1 GiB. Rows of the factor of a softmax kernel are kept in float32 where ``4 n V`` is within it,
-        else made anew for each product, with the same bits; of the last two kinds ``K`` itself is kept where ``16 n²``
-        is within it, else made anew, tile by tile, for each product.
+        else made anew for each product, the same to rounding; of the last two kinds ``K`` itself is kept where
+        ``16 n²`` is within it, else made anew, tile by tile, for each product.
     num_threads : int, optional
         Of the passes, as in `softmax_stats`; the results are the same, bit for bit, for any number.
     progress : callable, optional
@@ -101,10 +101,10 @@ def similarity_operator(
 
     Notes
     -----
-    Creation takes one pass over the kernel, ``2 n V d`` flops (prototypes: two). What is kept is made by the first
-    product. A product with ``b`` columns takes one pass on either side, ``2 n V (d + 2 b)`` flops, and ``4 n V b`` once
-    rows are kept; ``4 n d b`` for prototypes. Where ``4 n d + 256 n b`` bytes, all states and sums, are not to be had,
-    a product on contexts takes two passes.
+    Creation takes one pass over the kernel, ``2 n V d`` flops (prototypes: two), in which rows that are kept are made
+    and summed at once; a ``K`` that is kept is made by the first product. A product with ``b`` columns takes one pass
+    on either side, ``2 n V (d + 2 b)`` flops, and ``4 n V b`` once rows are kept; ``4 n d b`` for prototypes. Where
+    ``4 n d + 256 n b`` bytes, all states and sums, are not to be had, a product on contexts takes two passes.
     ``hellinger_gaussian`` takes some ``n² V (d / B + 1)`` flops for ``K``, by blocks of ``B`` rows, at most 256 and
     ``max_memory / (48 V)``, and ``2 n² V`` where rows are kept. ``jensen_shannon`` looks at all pairs, ``n² V / 2``
     logarithms in one thread: some three minutes for a thousand contexts and 50,000 tokens.
@@ -112,8 +112,8 @@ def similarity_operator(
     Columns are rounded to float32 for a pass, before each of the two products, relative to the largest entry of each
     column; sums are kept in float64. With the factor's own error, that of float32 logits and exponentials, an entry
     of ``M X`` is off by some 1e-6 of ``Σ F Fᵀ |X|``: the operator is symmetric, positive semidefinite and linear up to
-    that. Prototypes are rounded once, and then applied in float64. ``trace`` and ``diagonal`` come from formulas
-    (``Σ_w p_x(w) = 1``, ``Σ_w p_x(w)² = exp(−H₂)``). Entries of ``hellinger_gaussian`` are off by some 2e-6 β, on the
+    that. Prototypes are rounded once, and then applied in float64. ``trace`` and ``diagonal`` come from the pass of the
+    creation (``Σ_w p_x(w) = 1``, and ``Σ_w p_x(w)²``). Entries of ``hellinger_gaussian`` are off by some 2e-6 β, on the
     diagonal they are 1. Source: arXiv 2507.19247, Def. 7.3, 7.5, Thm 7.6; theory §9.
 
     Examples

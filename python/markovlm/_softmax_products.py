@@ -13,7 +13,7 @@ from ._rows import BLOCK_BYTES, SINGLE, Dense, Function, Rows, Sparse, require_r
 from ._softmax import SoftmaxKernel, SoftmaxRows, mean_prediction, softmax_stats
 from .typing import BoolArray, FloatArray, IntArray, SinglePrecisionArray
 
-__all__ = ["on_tokens", "unmasked"]
+__all__ = ["guessed_normalizers", "on_tokens", "unmasked"]
 
 MOST_COLUMNS = 1024  # in one pass over the kernel
 SAMPLED_TOKENS = 1024  # that a guess of normalisers looks at
@@ -43,7 +43,7 @@ def on_tokens(P: SoftmaxKernel, tokens: IntArray) -> SoftmaxKernel:
     return SoftmaxKernel(P.hidden, P.head[tokens], bias, P.temperature, P.scale, P.softcap or None)
 
 
-def _guessed_normalizers(P: SoftmaxKernel) -> FloatArray:
+def guessed_normalizers(P: SoftmaxKernel) -> FloatArray:
     """(n,) ``log Z`` as some of the tokens have it: near enough for exponentials to stay within float32."""
     tokens = unmasked(P)
     some = tokens[:: max(1, len(tokens) // SAMPLED_TOKENS)]
@@ -83,7 +83,7 @@ def _reached(P: SoftmaxKernel, columns: Any) -> BoolArray:
 
 def _summed_along(P: SoftmaxKernel, columns: SinglePrecisionArray, work: Work) -> tuple[FloatArray, FloatArray]:
     """``P X`` and the normalisers from one pass."""
-    guess = _guessed_normalizers(P)
+    guess = guessed_normalizers(P)
     with_ones = np.hstack([columns, np.ones((len(columns), 1), np.float32)])
     *_, total = found = panel_product(P, with_ones, log_normalizer=guess, **_options(work)).T
     far = np.flatnonzero(~((total > FURTHEST) & (total < 1 / FURTHEST)))  # exponentials could leave float32

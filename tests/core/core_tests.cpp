@@ -218,6 +218,19 @@ void test_passes(Index n, Index V, Index d, const Options& o, const std::string&
     panel.store = store.data();
     panel_product(panel, of_stored.data(), nullptr, o.threads, [](Index) {});
     check(trip == of_stored, name + " P P^T Y is the same when P is kept");
+    std::fill_n(store.data(), panel_store_size(n, V), -1.0f);
+    std::vector<double> moments(2 * N);
+    panel.of_rows = FloatMatrix();
+    panel.moments = moments.data();
+    panel_product(panel, nullptr, nullptr, o.threads, [](Index) {});
+    panel.moments = nullptr;
+    for (std::size_t i = 0; i < N; ++i) {
+        double sum = 0;
+        for (const double p : rows[i]) sum += std::sqrt(p);
+        check_near(moments[2 * i], sum, sum, name + " sum of the roots");
+        check_near(moments[2 * i + 1], 1.0, 1.0, name + " sum of their squares");
+    }
+    panel.of_rows = y.view;
     panel.stored = true;
     std::fill(of_stored.begin(), of_stored.end(), -1.0);
     panel_product(panel, of_stored.data(), nullptr, o.threads, [](Index) {});

@@ -39,11 +39,20 @@ def panel_product(
     want_rows: bool,
     want_tokens: bool,
     store: SinglePrecisionArray | None,
-    stored: bool,
     max_memory: int,
     num_threads: int,
     progress: Progress | None,
 ) -> tuple[FloatArray | None, FloatArray | None]: ...
+def fill_store(
+    hidden: ModelArray,
+    head: Head,
+    log_normalizer: FloatArray,
+    power: float,
+    store: SinglePrecisionArray,
+    max_memory: int,
+    num_threads: int,
+    progress: Progress | None,
+) -> FloatArray: ...
 def round_trip_bytes(n: int, width: int, vocabulary: int, columns: int) -> int: ...
 def store_size(n: int, vocabulary: int) -> int: ...
 def sparse_product(
