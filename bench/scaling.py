@@ -56,7 +56,8 @@ def case(which: str) -> Case:
                 targets.append(
                     Target(f"{dtype}: fastest / slowest rate", max(rates) / min(rates), 1.15, at_least=False)
                 )
-            targets.append(Target(f"{dtype}: most extra memory, MiB", max(memory), 64.0, at_least=False))
+            if memory:
+                targets.append(Target(f"{dtype}: most extra memory, MiB", max(memory), 64.0, at_least=False))
         return targets
 
     fixed = ", ".join(f"{name} = {sizes[0][i]:,}" for i, name in enumerate(LETTERS) if name != letter)

@@ -98,7 +98,7 @@ def test_the_peaks_are_those_of_a_cpu() -> None:
         (
             "softmax_stats",
             {"float32 markovlm", "float32 torch eager, whole", "bfloat16 torch mm, whole"},
-            {"float32 torch.compile, the best / markovlm", "bfloat16 extra memory of markovlm, MiB"},
+            {"float32 torch.compile, the best / markovlm", "float32 extra memory of markovlm, MiB"},
         ),
         ("divergences", {"float32 markovlm KL"}, {"bfloat16 torch, the best / markovlm"}),
         ("panels", {"b = 8   markovlm √Pᵀ √P X"}, {"b = 1, √P X: torch / markovlm"}),

@@ -386,7 +386,7 @@ main()"""
 
 @pytest.mark.real_model
 def test_built_in_model_on_its_default_text(tmp_path: Path) -> None:
-    arguments = ("--tokens", 1200, "--context-length", 100, "--save-features")
+    arguments = ("--tokens", 640, "--context-length", 80, "--save-features")
     result = run_real("profile", "smollm2-135m", *arguments, "--json", "--out", tmp_path)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)

@@ -113,7 +113,7 @@ class MetricPass {
             if (with_rest && w % step == 0) some.row(w / step) = g.transpose();
         }
         if (!with_rest) return;
-        rest_.noalias() = some.transpose() * some;
+        rest_ = product(some.transpose(), some);
         const float trace = rest_.trace();
         if (trace > 0) rest_ /= trace;
     }
@@ -152,7 +152,7 @@ class MetricPass {
             for (Index i = 0; i < count_; ++i)
                 for (Index t = 0; t < size; ++t)
                     worker.weights(t, i) = at(i).power[token + t] * at(i).slope_of(token + t);
-            sums += (rows.transpose() * worker.weights).cast<double>();
+            sums += product(rows.transpose(), worker.weights).cast<double>();
         }
     }
 
@@ -242,7 +242,7 @@ class MetricPass {
         DoubleColumns means(d_, count_);
         for (Index i = 0; i < count_; ++i)
             means.col(i) = std::sqrt(in_.weights[first_ + i]) * (at(i).top + at(i).beyond_top);
-        Eigen::Map<DoubleColumns>(out_.second_moment, d_, d_).noalias() += means * means.transpose();
+        add_product(Eigen::Map<DoubleColumns>(out_.second_moment, d_, d_), means, means.transpose());
     }
 
     static constexpr Index kColumns = 128;  // multiplied at a time: the head comes from memory once for all

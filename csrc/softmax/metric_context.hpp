@@ -6,18 +6,17 @@
 // and rounding of their rows, relative to g, counts by their own share alone.
 #pragma once
 
+#include "base/dense.hpp"
 #include "base/types.hpp"
-
-#include <Eigen/Core>
 
 #include <algorithm>
 #include <vector>
 
 namespace markovlm {
 
-using FloatColumns = Eigen::MatrixXf;  // (d, m) column-major
+using FloatColumns = Columns<float>;  // (d, m)
 using FloatRows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-using DoubleColumns = Eigen::MatrixXd;
+using DoubleColumns = Columns<double>;
 using DoubleVector = Eigen::VectorXd;
 
 // Rows of a head as floats: where they lie, or widened.

@@ -3,8 +3,6 @@
 
 #include "softmax/metric_context.hpp"
 
-#include <Eigen/Eigenvalues>
-
 #include <bit>
 #include <cmath>
 #include <random>
@@ -52,16 +50,17 @@ class ReducedMetric {
 
     // A X for X (d, b)
     FloatColumns operator()(const Eigen::Ref<const FloatColumns>& X) {
-        FloatColumns product = FloatColumns::Zero(X.rows(), X.cols());
+        FloatColumns found = FloatColumns::Zero(X.rows(), X.cols());
         each([&](const auto& rows, const auto& weights) {
-            values_.noalias() = rows * X;
+            values_.setZero(rows.rows(), X.cols());
+            add_adjoint_product(values_, rows.transpose(), X);
             values_.array().colwise() *= weights.array();
-            product.noalias() += rows.transpose() * values_;
+            add_product(found, rows.transpose(), values_);
         });
         if (tail_mass_ > 0)
-            product.noalias() += static_cast<float>(tail_mass_) * tail_row_ * (tail_row_.transpose() * X);
-        if (tail_spread_ > 0) product.noalias() += static_cast<float>(tail_spread_) * (rest_ * X);
-        return product;
+            add_product(found, tail_row_, adjoint_product(tail_row_, X), static_cast<float>(tail_mass_));
+        if (tail_spread_ > 0) add_product(found, rest_, X, static_cast<float>(tail_spread_));
+        return found;
     }
 
   private:
@@ -90,7 +89,7 @@ class ReducedMetric {
             if (i >= heavy) mass += power;
         }
         each([&](const auto& rows, const auto& weights) {
-            sum += (rows.transpose() * weights).template cast<double>();
+            sum += product(rows.transpose(), weights).template cast<double>();
             square += static_cast<double>(rows.rowwise().squaredNorm().dot(weights));
         });
         tail_mass_ = std::max(0.0, (context_->light_sum - mass) / context_->sum);
@@ -179,7 +178,7 @@ inline KrylovResult krylov(ReducedMetric& A, Index d, Index k, double tolerance,
             auto column = Q.col(j);
             float before = column.norm();
             for (int pass = 0, tries = 0; pass < 2; ++pass) {
-                column -= Q.leftCols(j) * (Q.leftCols(j).transpose() * column).eval();
+                add_product(column, Q.leftCols(j), adjoint_product(Q.leftCols(j), column), -1);
                 const float after = column.norm();
                 if (!(after > 1e-5f * before) || !(after > 0)) {  // nothing new: an invariant space, go on elsewhere
                     if (++tries > 8) break;
@@ -197,26 +196,25 @@ inline KrylovResult krylov(ReducedMetric& A, Index d, Index k, double tolerance,
         for (Index i = 0; i < d; ++i) Q(i, j) = normal(generator);
     orthonormalise(0, block);
     Index columns = 0, next = block;
-    Eigen::SelfAdjointEigenSolver<DoubleColumns> solver;
     for (;;) {
         AQ.middleCols(columns, next) = A(Q.middleCols(columns, next));
         columns += next;
         T.block(0, columns - next, columns, next) =
-            (Q.leftCols(columns).transpose() * AQ.middleCols(columns - next, next)).cast<double>();
+            adjoint_product(Q.leftCols(columns), AQ.middleCols(columns - next, next)).cast<double>();
         T.block(columns - next, 0, next, columns) = T.block(0, columns - next, columns, next).transpose().eval();
         if (columns >= k + block || columns == most) {
-            solver.compute(T.topLeftCorner(columns, columns));
-            const FloatColumns Y = solver.eigenvectors().rightCols(std::min(k, columns)).cast<float>();
-            const Eigen::VectorXf values = solver.eigenvalues().tail(Y.cols()).cast<float>();
-            FloatColumns R = AQ.leftCols(columns) * Y;
-            FloatColumns U = Q.leftCols(columns) * Y;
+            const Eigenpairs ritz = eigenpairs(T.topLeftCorner(columns, columns));
+            const FloatColumns Y = ritz.vectors.leftCols(std::min(k, columns)).cast<float>();
+            const Eigen::VectorXf values = ritz.values.head(Y.cols()).cast<float>();
+            FloatColumns R = product(AQ.leftCols(columns), Y);
+            const FloatColumns U = product(Q.leftCols(columns), Y);
             R -= U * values.asDiagonal();
-            if (columns == most || R.colwise().norm().maxCoeff() <= tolerance * values.tail(1)[0]) {
-                KrylovResult found{U.rowwise().reverse()};
+            if (columns == most || R.colwise().norm().maxCoeff() <= tolerance * values[0]) {
+                KrylovResult found{U};
                 const double share = static_cast<double>(d) / static_cast<double>(block);
-                for (Index i = 0; i < columns - k; ++i) {
-                    const double value = solver.eigenvalues()[i];
-                    const double weight = share * solver.eigenvectors().col(i).head(block).squaredNorm();
+                for (Index i = k; i < columns; ++i) {
+                    const double value = ritz.values[i];
+                    const double weight = share * ritz.vectors.col(i).head(block).squaredNorm();
                     if (value > 0) {
                         found.rest_trace += weight * value;
                         found.rest_entropy -= weight * value * std::log(value);
@@ -230,7 +228,7 @@ inline KrylovResult krylov(ReducedMetric& A, Index d, Index k, double tolerance,
         const auto earlier = Q.leftCols(columns);
         auto fresh = Q.middleCols(columns, next);
         const float size = fresh.norm();
-        fresh -= earlier * (earlier.transpose() * fresh).eval();
+        add_product(fresh, earlier, adjoint_product(earlier, fresh), -1);
         if (!(fresh.norm() > 1e-6f * size)) fresh.setZero();
         orthonormalise(columns, next);
     }

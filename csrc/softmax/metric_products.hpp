@@ -25,7 +25,7 @@ class MetricProducts {
         Index at = 0;
         for (const auto& [context, X, _] : operands) {
             X_.middleCols(at, X->cols()) = *X;
-            means_.segment(at, X->cols()) = X->transpose() * context->mean;
+            means_.segment(at, X->cols()) = adjoint_product(*X, context->mean);
             at += X->cols();
         }
         total_.setZero(d, columns);
@@ -33,13 +33,15 @@ class MetricProducts {
         for (Index token = 0; token < head_.count(); token += head_.at_a_time()) {
             const Index count = std::min(head_.at_a_time(), head_.count() - token);
             const auto rows = head_(token, count, scratch_.data());
-            values_.noalias() = rows * X_;
+            values_.setZero(count, columns);
+            add_adjoint_product(values_, rows.transpose(), X_);
             at = 0;
             for (const auto& [context, X, _] : operands) {
                 weigh(*context, token, count, at, X->cols());
                 at += X->cols();
             }
-            part_.noalias() = rows.transpose() * values_;
+            part_.setZero(d, columns);
+            add_product(part_, rows.transpose(), values_);
             total_ += part_.cast<double>();
         }
         at = 0;
@@ -60,7 +62,7 @@ class MetricProducts {
                 head_.shifted(token + t, context.slope_of(token + t), context.mean.data(), values_.col(t).data());
                 values_.col(t) *= std::sqrt(context.power[token + t]);
             }
-            A += (values_ * values_.transpose()).cast<double>();
+            A += product(values_, values_.transpose()).cast<double>();
         }
         for (const auto& token : context.heavy) {
             const DoubleVector row = context.heavy_row(head_, token);
@@ -91,13 +93,13 @@ class MetricProducts {
 
     FloatColumns finish(const MetricContext& context, const FloatColumns& X, Index at) const {
         const DoubleColumns wide = X.cast<double>();
-        DoubleColumns product = total_.middleCols(at, X.cols());
-        product.noalias() -= context.mean.cast<double>() * sums_.segment(at, X.cols()).transpose();
+        DoubleColumns found = total_.middleCols(at, X.cols());
+        found.noalias() -= context.mean.cast<double>() * sums_.segment(at, X.cols()).transpose();
         for (const auto& token : context.heavy) {
             const DoubleVector row = context.heavy_row(head_, token);
-            product.noalias() += token.power * row * (row.transpose() * wide);
+            add_product(found, row, adjoint_product(row, wide), token.power);
         }
-        return (product / context.sum).cast<float>();
+        return (found / context.sum).cast<float>();
     }
 
     const HeadRows& head_;
@@ -125,13 +127,13 @@ struct RitzPairs {
     }
 
     void dense(const DoubleColumns& A, Index k) {
-        const Eigen::SelfAdjointEigenSolver<DoubleColumns> solver(A);
-        values = solver.eigenvalues().reverse().head(k).cwiseMax(0.0);
-        vectors = solver.eigenvectors().rowwise().reverse().leftCols(k).cast<float>();
+        const Eigenpairs all = eigenpairs(A);
+        values = all.values.head(k).cwiseMax(0.0);
+        vectors = all.vectors.leftCols(k).cast<float>();
         const DoubleColumns wide = vectors.cast<double>();
-        residuals = (A * wide - wide * values.asDiagonal()).colwise().norm();
+        residuals = (markovlm::product(A, wide) - wide * values.asDiagonal()).colwise().norm();
         rest_trace = rest_entropy = 0;
-        for (Index i = 0; i < A.rows() - k; ++i) add_rest(solver.eigenvalues()[i]);
+        for (Index i = k; i < A.rows(); ++i) add_rest(all.values[i]);
         fresh.resize(A.rows(), 0);
         turn();
     }
@@ -149,13 +151,12 @@ struct RitzPairs {
         append(basis, fresh);
         append(product, fresh_product);
         const DoubleColumns S = basis.cast<double>(), AS = product.cast<double>();
-        DoubleColumns H = S.transpose() * AS;
+        DoubleColumns H = adjoint_product(S, AS);
         H = (H + H.transpose()).eval() / 2;
-        const Eigen::SelfAdjointEigenSolver<DoubleColumns> solver(H);
-        const DoubleColumns Y = solver.eigenvectors().rowwise().reverse();
-        values = solver.eigenvalues().reverse().head(k).cwiseMax(0.0);
-        DoubleColumns U = S * Y.leftCols(k);
-        DoubleColumns R = AS * Y.leftCols(k) - U * values.asDiagonal();
+        const auto [ritz_values, Y] = eigenpairs(H);
+        values = ritz_values.head(k).cwiseMax(0.0);
+        const DoubleColumns U = markovlm::product(S, Y.leftCols(k));
+        const DoubleColumns R = markovlm::product(AS, Y.leftCols(k)) - U * values.asDiagonal();
         const DoubleVector lengths = U.colwise().norm();
         vectors = (U * lengths.cwiseInverse().asDiagonal()).cast<float>();
         residuals = R.colwise().norm();
@@ -164,15 +165,17 @@ struct RitzPairs {
         for (Index j = 0; j < k; ++j)
             if (residuals[j] > tolerance * values[0]) open.push_back(j);
         if (basis.cols() + std::ssize(open) > 4 * k) {  // go on from the leading half
-            basis = (S * Y.leftCols(2 * k)).cast<float>();
-            product = (AS * Y.leftCols(2 * k)).cast<float>();
+            basis = markovlm::product(S, Y.leftCols(2 * k)).cast<float>();
+            product = markovlm::product(AS, Y.leftCols(2 * k)).cast<float>();
         }
         fresh.resize(basis.rows(), 0);
+        const DoubleColumns wide = basis.cast<double>();
         for (const Index j : open) {
             DoubleVector r = R.col(j) / residuals[j];
+            const DoubleColumns earlier = fresh.cast<double>();
             for (int pass = 0; pass < 2; ++pass) {
-                r -= basis.cast<double>() * (basis.cast<double>().transpose() * r);
-                if (fresh.cols() > 0) r -= fresh.cast<double>() * (fresh.cast<double>().transpose() * r);
+                add_product(r, wide, adjoint_product(wide, r), -1);
+                add_product(r, earlier, adjoint_product(earlier, r), -1);
                 const double length = r.norm();
                 if (length < 1e-3) break;
                 r /= length;

@@ -112,7 +112,7 @@ class Search {
             Matrix X = draw_(2), Y(n_, 2);
             X.colwise().normalize();
             operator_(X, Y);
-            result_.asymmetry = asymmetry_of(X.transpose() * Y, Y.norm(), n_);
+            result_.asymmetry = asymmetry_of(adjoint_product(X, Y), Y.norm(), n_);
             basis_.expand();
         } else {
             basis_.expand();
@@ -128,7 +128,7 @@ class Search {
 
     void note_size() { norm_ = std::max(norm_, basis_.norm()); }
 
-    void note(const Ritz& ritz, const Vector& outside) {
+    void note(const Eigenpairs& ritz, const Vector& outside) {
         if (ritz.values.size() == 0) return;
         const Index last = ritz.values.size() - 1;
         norm_ = std::max({norm_, std::abs(ritz.values(0)), std::abs(ritz.values(last))});
@@ -149,7 +149,7 @@ class Search {
 
     void look_at_wanted() {
         if (basis_.size() < k_ || !due(basis_.size())) return;
-        const Ritz ritz(basis_.projected());
+        const Eigenpairs ritz = ritz_pairs(basis_.projected());
         const Vector outside = basis_.outside_norms(ritz);
         note(ritz, outside);
         const double worst = outside.head(k_).maxCoeff();
@@ -160,13 +160,13 @@ class Search {
             restart(ritz);
     }
 
-    void restart(const Ritz& ritz) {
+    void restart(const Eigenpairs& ritz) {
         basis_.keep(ritz, std::min(k_ + std::max(q_.block, k_ / 2), basis_.size()));
         next_look_ = 0;
     }
 
     // Whether residuals are what they seem: as the basis has them, and then from the operator itself.
-    void verify(const Ritz& ritz) {
+    void verify(const Eigenpairs& ritz) {
         restart(ritz);
         take(basis_.residuals(ritz.values.head(basis_.size())), ritz.values);
         if (residual_norms_.maxCoeff() <= tolerance()) {
@@ -236,7 +236,7 @@ class Search {
     void look_for_missed() {
         ++steps_;
         if (!due(basis_.size() - locked_)) return;
-        const Ritz ritz(basis_.projected(locked_));
+        const Eigenpairs ritz = ritz_pairs(basis_.projected(locked_));
         const Vector outside = basis_.outside_norms(ritz);
         note(ritz, outside);
         const double top = ritz.values(0), error = outside(0);
@@ -310,7 +310,7 @@ class Search {
         if (unresolved_) result_.check = MissedCheck::found;
         if (checking_ || status == LanczosStatus::stagnated) return set_result(values_, vectors_, residual_norms_);
         if (basis_.size() == 0) return set_result(Vector(), Matrix(n_, 0), Vector());
-        const Ritz ritz(basis_.projected());
+        const Eigenpairs ritz = ritz_pairs(basis_.projected());
         const Index count = std::min(k_, basis_.size());
         note(ritz, basis_.outside_norms(ritz));
         basis_.keep(ritz, count);

@@ -6,8 +6,6 @@
 
 #include "spectral/row_blocks.hpp"
 
-#include <Eigen/Eigenvalues>
-
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -16,19 +14,12 @@ namespace markovlm {
 
 constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
 
-// Falling eigenvalues of a projected matrix, and its eigenvectors.
-struct Ritz {
-    Vector values;
-    Matrix vectors;
-
-    Ritz() = default;
-    explicit Ritz(const Matrix& projected) {
-        const Eigen::SelfAdjointEigenSolver<Matrix> solver(projected);
-        if (solver.info() != Eigen::Success) throw std::runtime_error("a projected eigenproblem was not solved");
-        values = solver.eigenvalues().reverse();
-        vectors = solver.eigenvectors().rowwise().reverse();
-    }
-};
+// Of a projected matrix.
+inline Eigenpairs ritz_pairs(const Matrix& projected) {
+    Eigenpairs found = eigenpairs(projected);
+    if (!found.values.allFinite()) throw std::runtime_error("a projected eigenproblem was not solved");
+    return found;
+}
 
 class KrylovBasis {
   public:
@@ -58,9 +49,9 @@ class KrylovBasis {
 
     // The part of the residuals of Ritz vectors (of `projected(skipped)`) outside the basis, which the block that came
     // last alone has in exact arithmetic.
-    Vector outside_norms(const Ritz& ritz) const {
+    Vector outside_norms(const Eigenpairs& ritz) const {
         if (next_.cols() == 0) return Vector::Zero(ritz.values.size());
-        return (coupling_ * ritz.vectors.bottomRows(coupling_.cols())).colwise().norm();
+        return product(coupling_, ritz.vectors.bottomRows(coupling_.cols())).colwise().norm();
     }
 
     // What comes next: these directions, of length 1 or so, as far as they are new, and random ones instead of those
@@ -102,16 +93,16 @@ class KrylovBasis {
 
     // Thick restart: the first `skipped` vectors stay, behind them stand the first `count` Ritz vectors of the others.
     // The next block stays: residuals of all of them lie in it.
-    void keep(const Ritz& ritz, Index count, Index skipped = 0) {
+    void keep(const Eigenpairs& ritz, Index count, Index skipped = 0) {
         Matrix rotation = Matrix::Zero(size_, skipped + count);
         rotation.topLeftCorner(skipped, skipped).setIdentity();
         rotation.bottomRightCorner(size_ - skipped, count) = ritz.vectors.leftCols(count);
-        const Matrix projected = rotation.transpose() * projected_.topLeftCorner(size_, size_) * rotation;
+        const Matrix projected = adjoint_product(rotation, product(projected_.topLeftCorner(size_, size_), rotation));
         rows_.rotate(V_, rotation);
         rows_.rotate(MV_, rotation);
         size_ = skipped + count;
         projected_.topLeftCorner(size_, size_) = (projected + projected.transpose()) / 2;
-        coupling_ = (coupling_ * rotation.bottomRows(coupling_.cols())).eval();  // of all vectors from now on
+        coupling_ = product(coupling_, rotation.bottomRows(coupling_.cols()));  // of all vectors from now on
         last_ = size_;
     }
 
@@ -127,7 +118,7 @@ class KrylovBasis {
             MV_.middleCols(first, width) = Y;
         }
         project_again();
-        const Ritz ritz(projected_.topLeftCorner(count, count));
+        const Eigenpairs ritz = ritz_pairs(projected_.topLeftCorner(count, count));
         rows_.rotate(V_, ritz.vectors);
         rows_.rotate(MV_, ritz.vectors);
         project_again();
@@ -167,8 +158,7 @@ class KrylovBasis {
     // Column j of X, orthogonal to those before it; its length before it was normalised.
     static double orthonormalise_column(Matrix& X, Index j) {
         for (int pass = 0; pass < 2; ++pass) {
-            const Vector products = X.leftCols(j).transpose() * X.col(j);
-            X.col(j).noalias() -= X.leftCols(j) * products;
+            add_product(X.col(j), X.leftCols(j), adjoint_product(X.leftCols(j), X.col(j)), -1);
         }
         const double length = X.col(j).norm();
         if (length > 0) X.col(j) /= length;

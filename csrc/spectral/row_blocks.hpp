@@ -1,6 +1,7 @@
 // Products with tall matrices, block of rows by block of rows: sums are taken in an order that depends on n alone.
 #pragma once
 
+#include "base/dense.hpp"
 #include "base/parallel.hpp"
 #include "spectral/panels.hpp"
 
@@ -18,7 +19,7 @@ class RowBlocks {
         std::vector<Matrix> parts(static_cast<std::size_t>(blocks));
         each([&](Index block, Index first, Index count) {
             parts[static_cast<std::size_t>(block)] =
-                V.middleRows(first, count).transpose() * X.middleRows(first, count);
+                adjoint_product(V.middleRows(first, count), X.middleRows(first, count));
         });
         Matrix sum = Matrix::Zero(V.cols(), X.cols());
         for (const Matrix& part : parts) sum += part;
@@ -28,14 +29,14 @@ class RowBlocks {
     // X −= V C
     void subtract(Eigen::Ref<Matrix> X, const MatrixRef& V, const Matrix& C) const {
         each([&](Index, Index first, Index count) {
-            X.middleRows(first, count).noalias() -= V.middleRows(first, count) * C;
+            add_product(X.middleRows(first, count), V.middleRows(first, count), C, -1);
         });
     }
 
     // The first columns of V become V[:, :m] Y, where m is the number of rows of Y.
     void rotate(Matrix& V, const Matrix& Y) const {
         each([&](Index, Index first, Index count) {
-            const Matrix rotated = V.block(first, 0, count, Y.rows()) * Y;
+            const Matrix rotated = product(V.block(first, 0, count, Y.rows()), Y);
             V.block(first, 0, count, Y.cols()) = rotated;
         });
     }

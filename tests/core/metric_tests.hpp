@@ -1,10 +1,9 @@
 // The pullback metric against matrices formed in double: traces, eigenpairs by both routes, directions, paths.
 #pragma once
 
+#include "base/dense.hpp"
 #include "softmax/metric.hpp"
 #include "softmax/metric_forms.hpp"
-
-#include <Eigen/Eigenvalues>
 
 #include <cmath>
 #include <random>
@@ -64,7 +63,7 @@ class MetricTests {
         p /= p.sum();
         Dense J = slope.asDiagonal() * W;
         J.rowwise() -= (p.transpose() * J).eval();
-        return J.transpose() * p.asDiagonal() * J;
+        return adjoint_product(J, p.asDiagonal() * J);
     }
 
     template <class T>
@@ -102,7 +101,7 @@ class MetricTests {
             const Eigen::VectorXd h = H.row(i), v = E.row(i);
             const Dense A = metric(W, h, softcap);
             const double size = A.trace() + 1e-3;
-            const Eigen::VectorXd exact = Eigen::SelfAdjointEigenSolver<Dense>(A).eigenvalues().reverse();
+            const Eigen::VectorXd exact = eigenpairs(A).values;
             const auto x = static_cast<std::size_t>(i);
             near(trace[x], A.trace(), size, at + " trace");
             near(forms[x], v.dot(A * v), size * v.squaredNorm(), at + " form");

@@ -47,7 +47,7 @@ class SpectralTests {
         explicit Operator(const std::vector<double>& spectrum)
             : values(Eigen::Map<const Vector>(spectrum.data(), static_cast<Index>(spectrum.size()))),
               direction(Vector::LinSpaced(values.size(), 0.5, 1.5).normalized()) {}
-        void reflect(Matrix& X) const { X -= 2 * direction * (direction.transpose() * X).eval(); }
+        void reflect(Matrix& X) const { add_product(X, direction, adjoint_product(direction, X), -2); }
         void operator()(const Matrix& X, Matrix& Y) const {
             Y = X;
             reflect(Y);
@@ -92,7 +92,7 @@ class SpectralTests {
         }
         if (k < n)
             check_(result.rest + rounding >= spectrum[static_cast<std::size_t>(k)] - 4e-6 * size, name + ": rest");
-        const double off = (result.vectors.transpose() * result.vectors - Matrix::Identity(k, k)).norm();
+        const double off = (adjoint_product(result.vectors, result.vectors) - Matrix::Identity(k, k)).norm();
         check_(off <= 20 * kEpsilon * std::sqrt(static_cast<double>(k)), name + ": orthonormal");
     }
 
