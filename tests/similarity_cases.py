@@ -64,7 +64,7 @@ class Subject:
     kind: str
     options: dict[str, Any]
     rng: np.random.Generator
-    stored: bool
+    keeps: str  # "rows" of the factor where it is of a softmax kernel, "pairs" (K), or "nothing"
     tile_rows: int = 256
     M: mk.SimilarityOperator = field(init=False)
 
@@ -77,11 +77,12 @@ class Subject:
         self.z = None if self.case is None else reference.kernel_logits(self.case.P)
         self.p = self.P.matrix if self.z is None else np.exp(reference.log_softmax(self.z))
         with pytest.MonkeyPatch.context() as patch:
-            if not self.stored:
-                patch.setattr(_factors.PowerStore, "size", lambda P: 2**60)
+            if self.keeps != "rows":
+                patch.setattr(_factors.PowerStore, "bytes", lambda P: 2**60)
+            patch.setattr(_factors, "_MOST_CONTEXTS", 2**60 if self.keeps == "pairs" else 0)
             patch.setattr(_similarity, "TILE_ROWS", self.tile_rows)
             self.M = mk.similarity_operator(self.P, self.kind, **self.options)
-        if self.kind in ENTRYWISE and not self.stored:
+        if self.kind in ENTRYWISE and self.keeps == "nothing":
             self.M.storage = "recomputed"  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
@@ -240,7 +241,7 @@ def subjects(
 ) -> Subject:
     kind = draw(st.sampled_from(kinds))
     options: dict[str, Any] = {"centered": draw(st.booleans())}
-    stored, tile_rows = draw(st.booleans()), draw(st.sampled_from([1, 3, 256]))
+    keeps, tile_rows = draw(st.sampled_from(["rows", "pairs", "nothing"])), draw(st.sampled_from([1, 3, 256]))
     if kind in FACTORISED:
         options["side"] = draw(st.sampled_from(sides))
     else:
@@ -257,7 +258,7 @@ def subjects(
     if draw(st.booleans()):
         n = P.shape[0]
         options["weights"] = rng.random(n) * (rng.random(n) < 0.7) + (np.arange(n) == n // 2)
-    return Subject(P, case, kind, {**options, **fixed}, rng, stored, tile_rows)
+    return Subject(P, case, kind, {**options, **fixed}, rng, keeps, tile_rows)
 
 
 def softmax_kernel(n: int, V: int, d: int, **options: Any) -> mk.SoftmaxKernel:

@@ -186,12 +186,15 @@ class TestConformance:
 
     @given(subject=subjects())
     def test_kept_or_made_anew(self, subject: Subject) -> None:
-        subject, anew = replace(subject, stored=True), replace(subject, stored=False)
+        rows, pairs, anew = (replace(subject, keeps=keeps) for keeps in ("rows", "pairs", "nothing"))
         X = subject.columns(4)
         if subject.case is not None and subject.kind != "prototype":
-            assert "stored" in repr(subject.M)
+            assert ", stored)" in repr(rows.M)
+            of_pairs = subject.side == "contexts" and subject.kind in FACTORISED and subject.case.P.hidden.shape[1] > 0
+            assert ("pairs stored" in repr(pairs.M)) == of_pairs
             assert "recomputed" in repr(anew.M)
-        assert_within("M X", anew.M @ X, subject.M @ X, subject.error(X) + anew.error(X))
+        for other in (pairs, anew):
+            assert_within("M X", other.M @ X, rows.M @ X, rows.error(X) + other.error(X))
 
     @given(subject=subjects())
     def test_columns_of_any_size(self, subject: Subject) -> None:
@@ -222,7 +225,7 @@ def test_what_is_kept_agrees_with_what_is_made_anew(core: Any, kind: str, monkey
     """Within rounding: normalisers of what is kept are its own; and after an interrupted product as before."""
     P = softmax_kernel(300, 201, 7, softcap=3.0)
     X = np.random.default_rng(1).standard_normal((300, 5))
-    room = 4 * _factors.PowerStore.size(P)
+    room = _factors.PowerStore.bytes(P)
     kept = mk.similarity_operator(P, kind, max_memory=room)
     anew = mk.similarity_operator(P, kind, max_memory=room - 1)
     assert core.round_trip_bytes(300, 7, 201, 5) < room
@@ -234,6 +237,8 @@ def test_what_is_kept_agrees_with_what_is_made_anew(core: Any, kind: str, monkey
 
     with pytest.raises(KeyboardInterrupt):
         kept.apply(X, progress=stop)
+    with pytest.raises(KeyboardInterrupt):
+        mk.similarity_operator(P[:50], kind, max_memory=_factors.PowerGram.bytes(P[:50]), progress=stop)
     size = np.abs(anew.dense()) @ np.abs(X)
     expected = anew @ X
     for _ in range(2):
@@ -295,25 +300,33 @@ def test_tiles_of_several_rows(kind: str, n: int, V: int) -> None:
     np.testing.assert_allclose(np.diagonal(formed), 1 / n, rtol=8 * DOUBLE)
 
 
-def test_errors_of_kept_rows_do_not_grow_with_tokens_or_contexts() -> None:
+def test_errors_of_what_is_kept_do_not_grow_with_tokens_or_contexts() -> None:
     bound = 2 * 2 * (RUN + 64) * UNIT  # relative, of both products
     wide = mk.similarity_operator(mk.SoftmaxKernel(np.ones((2, 1)), np.zeros((300_001, 1))), "bhattacharyya")
     assert "stored" in repr(wide)
     assert_within("many tokens", wide @ np.ones((2, 1)), np.ones((2, 1)), np.full((2, 1), bound))
+    pairs = mk.similarity_operator(
+        mk.SoftmaxKernel(np.ones((2, 1)), np.zeros((300_001, 1))), "bhattacharyya", max_memory=2**20
+    )
+    assert "pairs stored" in repr(pairs)
+    assert_within("many tokens", pairs @ np.ones((2, 1)), np.ones((2, 1)), np.full((2, 1), bound))
     tall = mk.similarity_operator(mk.SoftmaxKernel(np.ones((300_001, 1)), np.zeros((2, 1))), "bhattacharyya")
     assert "stored" in repr(tall)
     assert_within("many contexts", tall @ np.ones((300_001, 1)), np.ones((300_001, 1)), np.full((300_001, 1), bound))
 
 
-@pytest.mark.parametrize("max_memory", [None, 400_000])
+@pytest.mark.parametrize(
+    ("max_memory", "keeps"),
+    [(None, "200 x 200 on contexts, stored"), (1_100_000, "pairs stored"), (400_000, "recomputed")],
+)
 @pytest.mark.parametrize("side", ["contexts", "tokens"])
 @pytest.mark.parametrize("kind", ["bhattacharyya", "expected_likelihood"])
-def test_accuracy_of_the_documentation(kind: str, side: str, max_memory: int | None) -> None:
+def test_accuracy_of_the_documentation(kind: str, side: str, max_memory: int | None, keeps: str) -> None:
     """Some 1e-6 of ``Σ F Fᵀ |X|``: roundings of ``d`` products and some 64 more add up like their square root."""
     d = 48
-    P = softmax_kernel(200, 1000, d)
+    P = softmax_kernel(200, 2000, d)
     M = mk.similarity_operator(P, kind, side=side, max_memory=max_memory)
-    assert ("recomputed" if max_memory else "stored") in repr(M)
+    assert keeps in repr(M) or side == "tokens"
     X = np.random.default_rng(1).standard_normal((M.shape[0], 300))
     assert np.abs((M @ X - M.dense() @ X) / (M.dense() @ np.abs(X))).max() <= np.sqrt(d + 64) * UNIT
 

@@ -35,21 +35,22 @@ struct RegisterTile {
     }
 
     // `kVectors`: 1 for the first half of the lanes alone. `kRow`: floats from one row of `tokens` to the next.
-    template <int kVectors = 2, int kRow = kDepth>
+    // `kRows`: how many rows there are.
+    template <int kVectors = 2, int kRow = kDepth, int kRows = kTokens>
     __attribute__((noinline)) static void multiply(const float* lanes, const float* tokens, const std::int32_t* order,
                                                    Index depth, bool first, float* out) {
-        Vec low[kTokens] = {}, high[kTokens] = {};
+        Vec low[kRows] = {}, high[kRows] = {};
         for (Index j = 0; j < depth; ++j, lanes += kLanes) {
             const Vec left = load(lanes), right = load(lanes + kWidth);
             const float* word = tokens + order[j];
 #pragma GCC unroll 12
-            for (int i = 0; i < kTokens; ++i) {
+            for (int i = 0; i < kRows; ++i) {
                 Product::add(low[i], left, word[i * kRow]);
                 if constexpr (kVectors == 2) Product::add(high[i], right, word[i * kRow]);
             }
         }
 #pragma GCC unroll 12
-        for (int i = 0; i < kTokens; ++i, out += kLanes) {
+        for (int i = 0; i < kRows; ++i, out += kLanes) {
             store(out, first ? low[i] : load(out) + low[i]);
             if constexpr (kVectors == 2) store(out + kWidth, first ? high[i] : load(out + kWidth) + high[i]);
         }

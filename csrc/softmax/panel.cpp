@@ -2,7 +2,7 @@
 
 #include "base/parallel.hpp"
 #include "softmax/block.hpp"
-#include "softmax/reductions.hpp"
+#include "softmax/powers.hpp"
 
 namespace markovlm {
 namespace {
@@ -31,12 +31,8 @@ class PanelPass {
           all_panels_(divided_up(request.hidden.rows(), kLanes)),
           extent_(round_trip_ ? all_panels_ * kLanes : rows_within(request.max_memory, row_bytes(), kLanes, kRows),
                   request.hidden.rows(), 1, false),
-          order_(request.hidden, request.head.weight, false),
-          logits_(request.head, order_),
           panels_(extent_.contexts / kLanes),
-          states_(request.stored ? 0 : panels_, order_),
-          shift_(panels_ * kLanes),
-          factor_(panels_ * kLanes),
+          powers_(request.hidden, request.head, request.log_normalizer, request.power, request.stored ? 0 : panels_),
           packed_rows_(tokens || round_trip_ ? column_panels_ * panels_ * kLanes * kLanes : 0),
           sums_(summed() ? segments_ * panels_ * sum_size() : 0),
           moments_(request.moments ? segments_ * panels_ * 2 * kLanes : 0),
@@ -103,17 +99,9 @@ class PanelPass {
         return static_cast<Index>(sizeof(float)) * floats + static_cast<Index>(sizeof(double)) * sums;
     }
 
-    // P^a = e^{a (z - shift)} factor, the shift being log Z as a float
     void pack(Index p) {
-        const Index first = block_.panel_first(p), lanes = block_.lanes(p);
-        if (!in_.stored) states_.pack(p, lanes, in_.hidden, first);
-        for (Index i = 0; i < kLanes && !in_.stored; ++i) {
-            const double log_normalizer = in_.log_normalizer[first + (i < lanes ? i : 0)];
-            const float shift = static_cast<float>(log_normalizer);
-            shift_.data()[p * kLanes + i] = shift;
-            factor_.data()[p * kLanes + i] =
-                i < lanes ? static_cast<float>(std::exp(in_.power * (shift - log_normalizer))) : 0.0f;
-        }
+        const Index first = block_.panel_first(p);
+        if (!in_.stored) powers_.pack(p, first, block_.lanes(p));
         if (!in_.of_rows) return;
         in_.of_rows.visit([&](const auto& rows) {
             pack_rows(p, [&](Index i, Index column) { return widen(rows.row(first + i)[column]); });
@@ -142,20 +130,8 @@ class PanelPass {
     }
 
     const float* make(Index tile, Worker& worker) {
-        const Index token = tile * kTile, count = this->count(tile), panels = block_.panels();
         float* z = place(tile, worker);
-        if (in_.stored) return z;
-        logits_(states_[0], panels, 0, token, count, worker.packed.data(), z);
-        const float power = static_cast<float>(in_.power);
-        for (Index p = 0; p < panels; ++p)
-            for (int half = 0; half < kLanes; half += kWidth) {
-                const Vec shift = load(shift_.data() + p * kLanes + half),
-                          factor = load(factor_.data() + p * kLanes + half);
-                for (Index t = 0; t < count; ++t) {
-                    float* at = z + p * LogitTile::kSize + t * kLanes + half;
-                    store(at, exp(power * (load(at) - shift)) * factor);
-                }
-            }
+        if (!in_.stored) powers_(0, block_.panels(), tile * kTile, count(tile), worker.packed.data(), z);
         return z;
     }
 
@@ -166,7 +142,7 @@ class PanelPass {
         const Index begin = segment * tiles_ / segments_, end = (segment + 1) * tiles_ / segments_;
         for (Index tile = begin; tile < end && !stop.requested(); ++tile) {
             const float* z = make(tile, worker);
-            if (in_.moments) add_moments(z, count(tile), moments(segment, 0));
+            if (in_.moments) add_moments(z, block_.panels(), count(tile), moments(segment, 0));
             if (round_trip_) {
                 multiply_rows(z, count(tile), worker);
                 pack_columns(count(tile), worker, [&](Index t, Index column) { return of_tile(worker, t, column); });
@@ -187,15 +163,6 @@ class PanelPass {
                 for (Index i = 0; i < sum_size(); ++i) to[i] += part[i];
             }
         }
-    }
-
-    // totals (panels, 2, kLanes) += the sums of a tile and of its squares
-    void add_moments(const float* z, Index count, double* totals) const {
-        for (Index p = 0; p < block_.panels(); ++p, z += LogitTile::kSize, totals += 2 * kLanes)
-            sum_over_tokens(count, std::array{totals, totals + kLanes}, [z](Index t, int half) {
-                const Vec x = load(z + t * kLanes + half);
-                return std::array{x, x * x};
-            });
     }
 
     // worker.columns: (columns, kDepth), from the values of some tokens
@@ -277,17 +244,14 @@ class PanelPass {
     const bool twice_, round_trip_;
     const Index all_panels_;  // of all rows
     const Extent extent_;
-    const SummationOrder order_;
-    const LogitTile logits_;
     const Index panels_;  // of a block, at most
 
     Block block_;
-    Panels states_;
-    AlignedBuffer<float> shift_, factor_;  // (panels, kLanes)
-    AlignedBuffer<float> packed_rows_;     // Y
-    AlignedBuffer<double> sums_;           // (segments, panels, columns, kLanes)
-    AlignedBuffer<double> moments_;        // (segments, panels, 2, kLanes)
-    AlignedBuffer<float> slab_;            // (tiles, panels, kTile, kLanes)
+    PowerTiles powers_;
+    AlignedBuffer<float> packed_rows_;  // Y
+    AlignedBuffer<double> sums_;        // (segments, panels, columns, kLanes)
+    AlignedBuffer<double> moments_;     // (segments, panels, 2, kLanes)
+    AlignedBuffer<float> slab_;         // (tiles, panels, kTile, kLanes)
     std::vector<Worker> workers_;
     std::int32_t in_order_[kDepth], across_panels_[kDepth];  // of the lanes of one panel after those of another
 };

@@ -13,7 +13,7 @@ from ._ext import core
 from ._kernels import Kernel
 from ._operators import STORED_OVERHEAD, share
 from ._panels import product, prototypes
-from ._power_store import PowerStore
+from ._power_store import PowerGram, PowerStore
 from ._rows import BLOCK_BYTES
 from ._softmax import SoftmaxKernel, softmax_of, softmax_stats
 from .errors import DTypeError
@@ -23,6 +23,7 @@ __all__ = ["Factor", "most_columns", "power_factor", "prototype_factor", "slices
 
 
 _READING = 4.0  # columns that take as long as the reading of a store
+_MOST_CONTEXTS = 8  # for each component of a state: then a Gram matrix takes as long as four products without it
 
 
 def most_columns(max_memory: int) -> int:
@@ -70,23 +71,41 @@ class Factor(ABC):
 
 
 class SoftmaxFactor(Factor):
-    """``P^a`` of a softmax kernel: kept in float32 where there is room, else made anew for each product."""
+    """``P^a`` of a softmax kernel.
+
+    Its rows are kept in float32 where there is room; else their inner products, where those are what is wanted; else
+    they are made anew for each product.
+    """
 
     def __init__(
-        self, P: SoftmaxKernel, power: float, max_memory: int, num_threads: int | None, progress: Progress | None
+        self,
+        P: SoftmaxKernel,
+        power: float,
+        max_memory: int,
+        num_threads: int | None,
+        progress: Progress | None,
+        pairs: bool = False,
     ) -> None:
         self.P, self.power, self.shape = P, power, P.shape
         self.max_memory, self.num_threads = max_memory, num_threads
-        if 4 * PowerStore.size(P) <= max_memory:
-            self._store: PowerStore | None = PowerStore(P, power, max_memory, num_threads, progress)
-            self.log_normalizer, self.squares = self._store.log_normalizer, self._store.squares
+        self._store: PowerStore | None = None
+        self._gram: PowerGram | None = None
+        n, d = P.hidden.shape
+        if PowerStore.bytes(P) <= max_memory:
+            kept = self._store = PowerStore(P, power, max_memory, num_threads, progress)
             self.storage, self.overhead = "stored", _READING
+            self.log_normalizer, self.squares = kept.log_normalizer, kept.squares
+            return
+        if pairs and n <= _MOST_CONTEXTS * d and PowerGram.bytes(P) <= max_memory:
+            self._gram = gram = PowerGram(P, power, num_threads, progress)
+            self.storage = "pairs stored"
+            self.log_normalizer, self.squares = gram.log_normalizer, gram.squares
             return
         orders = [] if power == 0.5 else [2.0]
         stats = softmax_stats(P, orders=orders, max_memory=max_memory, num_threads=num_threads, progress=progress)
         self.squares = np.exp(-stats.renyi[2.0]) if orders else np.ones(P.shape[0])  # Σ p² = exp(−H₂), and Σ p = 1
         self.log_normalizer = stats.log_normalizer
-        self._store, self.storage, self.overhead = None, "recomputed", P.hidden.shape[1] / 2
+        self.storage, self.overhead = "recomputed", d / 2
 
     def _multiply(
         self,
@@ -132,6 +151,8 @@ class SoftmaxFactor(Factor):
         return self._multiply(Y, progress, "Y")
 
     def round_trip(self, Y: FloatArray, progress: Progress | None = None) -> FloatArray:
+        if self._gram is not None:
+            return self._gram.matrix @ Y
         (n, vocabulary), width = self.shape, self.P.hidden.shape[1]
         if core.round_trip_bytes(n, width, vocabulary, Y.shape[1]) <= self.max_memory:
             return self._multiply(Y, progress, "Y", want_rows=True)
@@ -182,12 +203,12 @@ class MatrixFactor(Factor):
 
 
 def power_factor(
-    P: Kernel, power: float, max_memory: int, num_threads: int | None, progress: Progress | None
+    P: Kernel, power: float, max_memory: int, num_threads: int | None, progress: Progress | None, pairs: bool = False
 ) -> Factor:
-    """``P^a`` for a of 1/2 or 1: of a softmax kernel in float32, of others in float64."""
+    """``P^a`` for a of 1/2 or 1: of a softmax kernel in float32, of others in float64. ``pairs``: for ``F Fᵀ``."""
     softmax = softmax_of(P)
     if softmax is not None:
-        return SoftmaxFactor(softmax, power, max_memory, num_threads, progress)
+        return SoftmaxFactor(softmax, power, max_memory, num_threads, progress, pairs)
     rows = P._rows
     if rows.kind in ("sparse", "deterministic"):
         matrix = rows.sparse().copy()

@@ -81,9 +81,10 @@ def similarity_operator(
         the states: the covariance (second moment, unless centered) of prototypes. The last two kinds have no factor,
         and so no operator on tokens.
     max_memory : int, optional
-        Bytes, default 1 GiB. Rows of the factor of a softmax kernel are kept in float32 where ``4 n V`` is within it,
-        else made anew for each product, the same to rounding; of the last two kinds ``K`` itself is kept where
-        ``16 n²`` is within it, else made anew, tile by tile, for each product.
+        Bytes, default 1 GiB. Of a softmax kernel, rows of the factor are kept in float32 where ``4 n V`` is within it;
+        else, for an operator on contexts, ``K`` itself where ``8 n² + 4 n (d + 770)`` is and n is at most ``8 d``; else
+        rows are made anew for each product. All three agree to rounding, and ``repr`` says which it is. Of the last
+        two kinds ``K`` is kept where ``16 n²`` is within it, else made anew, tile by tile, for each product.
     num_threads : int, optional
         Of the passes, as in `softmax_stats`; the results are the same, bit for bit, for any number.
     progress : callable, optional
@@ -102,9 +103,10 @@ def similarity_operator(
     Notes
     -----
     Creation takes one pass over the kernel, ``2 n V d`` flops (prototypes: two), in which rows that are kept are made
-    and summed at once; a ``K`` that is kept is made by the first product. A product with ``b`` columns takes one pass
-    on either side, ``2 n V (d + 2 b)`` flops, and ``4 n V b`` once rows are kept; ``4 n d b`` for prototypes. Where
-    ``4 n d + 256 n b`` bytes, all states and sums, are not to be had, a product on contexts takes two passes.
+    and summed at once, or ``K`` is, by ``n² V`` more; that of the last two kinds is made by the first product. A
+    product with ``b`` columns takes one pass on either side, ``2 n V (d + 2 b)`` flops, ``4 n V b`` where rows are kept
+    and ``2 n² b`` where ``K`` is; ``4 n d b`` for prototypes. Where ``4 n d + 256 n b`` bytes, all states and sums, are
+    not to be had, a product on contexts takes two passes.
     ``hellinger_gaussian`` takes some ``n² V (d / B + 1)`` flops for ``K``, by blocks of ``B`` rows, at most 256 and
     ``max_memory / (48 V)``, and ``2 n² V`` where rows are kept. ``jensen_shannon`` looks at all pairs, ``n² V / 2``
     logarithms in one thread: some three minutes for a thousand contexts and 50,000 tokens.
@@ -154,7 +156,7 @@ def similarity_operator(
     elif kind == "hellinger_gaussian":
         return HellingerOperator(P, kind, law, centered, beta, memory, num_threads, progress)
     else:
-        factor = power_factor(P, POWERS[kind], memory, num_threads, progress)
+        factor = power_factor(P, POWERS[kind], memory, num_threads, progress, side == "contexts")
     M = (FactorOperator if side == "contexts" else TokenOperator)(P, kind, law, centered, factor)
     M._overhead = factor.overhead
     M._most_columns = most_columns(memory)

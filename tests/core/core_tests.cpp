@@ -7,6 +7,7 @@
 #include "finite/sparse_product.hpp"
 #include "fixed_point_tests.hpp"
 #include "metric_tests.hpp"
+#include "softmax/gram.hpp"
 #include "softmax/panel.hpp"
 #include "softmax/stats.hpp"
 #include "spectral_tests.hpp"
@@ -235,6 +236,17 @@ void test_passes(Index n, Index V, Index d, const Options& o, const std::string&
     std::fill(of_stored.begin(), of_stored.end(), -1.0);
     panel_product(panel, of_stored.data(), nullptr, o.threads, [](Index) {});
     check(trip == of_stored, name + " P P^T Y is the same from what was kept");
+    std::vector<double> gram(N * N, -1.0), gram_moments(2 * N);
+    power_gram({panel.hidden, panel.head, panel.log_normalizer, panel.power}, gram.data(), gram_moments.data(),
+               o.threads, [](Index) {});
+    for (std::size_t i = 0; i < 2 * N; ++i)
+        check_near(gram_moments[i], moments[i], moments[i], name + " sums, by pairs");
+    for (std::size_t i = 0; i < N; ++i)
+        for (std::size_t j = 0; j < N; ++j) {
+            double exact = 0;
+            for (std::size_t w = 0; j >= i && w < vocabulary; ++w) exact += std::sqrt(rows[i][w] * rows[j][w]);
+            check_near(gram[i * N + j], exact, 1.0, name + " pairs");
+        }
     std::vector<double> adjoint_of_stored(vocabulary * B);
     panel_product(panel, nullptr, adjoint_of_stored.data(), o.threads, [](Index) {});
     check(adjoint == adjoint_of_stored, name + " P^T Y is the same from what was kept");

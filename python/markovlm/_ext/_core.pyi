@@ -53,6 +53,16 @@ def fill_store(
     num_threads: int,
     progress: Progress | None,
 ) -> FloatArray: ...
+def power_gram(
+    hidden: ModelArray,
+    head: Head,
+    log_normalizer: FloatArray,
+    power: float,
+    gram: FloatArray,
+    num_threads: int,
+    progress: Progress | None,
+) -> FloatArray: ...
+def gram_bytes(n: int, width: int) -> int: ...
 def round_trip_bytes(n: int, width: int, vocabulary: int, columns: int) -> int: ...
 def store_size(n: int, vocabulary: int) -> int: ...
 def sparse_product(
