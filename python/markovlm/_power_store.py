@@ -29,10 +29,10 @@ class Powers(ABC):
     squares: FloatArray  # (n,): sums of squares of the rows of P^a
 
     def __init__(self, P: SoftmaxKernel, power: float, num_threads: int | None, progress: Progress | None) -> None:
-        self.P, self.power, self.num_threads, self.progress = P, power, _checks.threads(num_threads), progress
+        self.P, self.power, self.num_threads = P, power, _checks.threads(num_threads)
         guess, far = guessed_normalizers(P), np.arange(P.shape[0])
         while far.size:  # once, but for predictions of which the guess saw next to nothing
-            moments = self._make(guess)
+            moments = self._make(guess, progress)
             total = moments[:, 1 if power == 0.5 else 0]  # of e^(z - guess)
             far = np.flatnonzero(~((total > 1 / _FURTHEST) & (total < _FURTHEST)))
             if far.size:
@@ -42,7 +42,7 @@ class Powers(ABC):
         self.squares = moments[:, 1] * self.scale[:, 0] ** 2
 
     @abstractmethod
-    def _make(self, log_normalizer: FloatArray) -> FloatArray:
+    def _make(self, log_normalizer: FloatArray, progress: Progress | None) -> FloatArray:
         """Rows of these normalisers; returns their sums and sums of squares, (n, 2)."""
 
 
@@ -63,7 +63,7 @@ class PowerStore(Powers):
         """Memory that it takes."""
         return 4 * core.store_size(*P.shape)
 
-    def _make(self, log_normalizer: FloatArray) -> FloatArray:
+    def _make(self, log_normalizer: FloatArray, progress: Progress | None) -> FloatArray:
         P, memory = self.P, self.max_memory
         return core.fill_store(
             P.hidden,
@@ -73,7 +73,7 @@ class PowerStore(Powers):
             self.array,
             memory,
             self.num_threads,
-            self.progress,
+            progress,
         )
 
 
@@ -99,8 +99,8 @@ class PowerGram(Powers):
         n, d = P.hidden.shape
         return int(8 * n * n + core.gram_bytes(n, d))
 
-    def _make(self, log_normalizer: FloatArray) -> FloatArray:
+    def _make(self, log_normalizer: FloatArray, progress: Progress | None) -> FloatArray:
         P = self.P
         return core.power_gram(
-            P.hidden, P._head_arguments(), log_normalizer, self.power, self.matrix, self.num_threads, self.progress
+            P.hidden, P._head_arguments(), log_normalizer, self.power, self.matrix, self.num_threads, progress
         )
