@@ -251,16 +251,17 @@ def test_what_is_kept_agrees_with_what_is_made_anew(core: Any, kind: str, monkey
     assert passes == [True, False]
 
 
+@pytest.mark.parametrize(("max_memory", "keeps"), [(None, "contexts, stored"), (2**17, "pairs stored")])
 @pytest.mark.parametrize("kind", ["bhattacharyya", "expected_likelihood"])
-def test_kept_rows_of_predictions_that_a_sample_of_tokens_does_not_see(kind: str) -> None:
+def test_predictions_that_a_sample_of_tokens_does_not_see(kind: str, max_memory: int | None, keeps: str) -> None:
     """The guess of a normaliser is off by e⁵⁰ where one token is all but certain, and has another chance."""
     V, gaps = 5000, np.array([0.0, 20.0, 50.0, 150.0])
     head = np.zeros((V, 2), np.float32)
     head[1, 0] = 1.0  # every fourth token is looked at, from the first
     head[:, 1] = np.random.default_rng(0).standard_normal(V)
     P = mk.SoftmaxKernel(np.column_stack([gaps, np.ones(4)]), head)
-    M = mk.similarity_operator(P, kind)
-    assert "stored" in repr(M)
+    M = mk.similarity_operator(P, kind, max_memory=max_memory)
+    assert keeps in repr(M)
     assert_within("K", M @ np.eye(4), M.dense(), (2 * RUN + 500) * UNIT * M.dense())
     assert_within("diagonal", M.diagonal(), np.diagonal(M.dense()), 500 * UNIT * M.diagonal())
 

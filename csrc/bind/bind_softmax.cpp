@@ -122,16 +122,16 @@ py::array_t<double> fill_store(const py::array& hidden, const HeadArguments& hea
     return moments;
 }
 
-// Upper triangle of P^a P^aT into `gram` (n, n); returns the sums of rows beside those of their squares, (n, 2).
+// Upper triangle of P^a P^aT into `pairs` (n, n); returns the sums of rows beside those of their squares, (n, 2).
 py::array_t<double> gram(const py::array& hidden, const HeadArguments& head, const Array<double>& log_normalizer,
-                         double power, py::array_t<double, py::array::c_style> gram, int num_threads,
+                         double power, py::array_t<double, py::array::c_style> pairs, int num_threads,
                          const py::object& progress) {
     const PanelRequest checked = panel_request(hidden, head, log_normalizer, power, 0);
     const Index n = checked.hidden.rows();
-    require(gram.ndim() == 2 && gram.shape(0) == n && gram.shape(1) == n, "gram of another size");
+    require(pairs.ndim() == 2 && pairs.shape(0) == n && pairs.shape(1) == n, "pairs of another size");
     const GramRequest request{checked.hidden, checked.head, checked.log_normalizer, power};
     py::array_t<double> moments({n, Index{2}});
-    double* to = gram.mutable_data();
+    double* to = pairs.mutable_data();
     double* to_moments = moments.mutable_data();
     run_interruptible(n, progress,
                       [&](const Watch& watch) { power_gram(request, to, to_moments, num_threads, watch); });
@@ -236,7 +236,7 @@ void register_softmax(py::module_& module) {
                "progress"_a);
     module.def("fill_store", &fill_store, "hidden"_a, "head"_a, "log_normalizer"_a, "power"_a, "store"_a,
                "max_memory"_a, "num_threads"_a, "progress"_a);
-    module.def("power_gram", &gram, "hidden"_a, "head"_a, "log_normalizer"_a, "power"_a, "gram"_a, "num_threads"_a,
+    module.def("power_gram", &gram, "hidden"_a, "head"_a, "log_normalizer"_a, "power"_a, "pairs"_a, "num_threads"_a,
                "progress"_a);
     module.def("gram_bytes", &gram_bytes, "n"_a, "width"_a);
     module.def("round_trip_bytes", &round_trip_bytes, "n"_a, "width"_a, "vocabulary"_a, "columns"_a);

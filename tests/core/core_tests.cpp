@@ -7,8 +7,7 @@
 #include "finite/sparse_product.hpp"
 #include "fixed_point_tests.hpp"
 #include "metric_tests.hpp"
-#include "softmax/gram.hpp"
-#include "softmax/panel.hpp"
+#include "panel_tests.hpp"
 #include "softmax/stats.hpp"
 #include "spectral_tests.hpp"
 
@@ -200,80 +199,13 @@ void test_passes(Index n, Index V, Index d, const Options& o, const std::string&
     }
     for (std::size_t w = 0; w < vocabulary; ++w) check_near(mean[w], exact_mean[w], 0, name + " mean");
 
-    const Index b = 1 + (n + V) % 7;
-    const Matrix<float> x(V, b, 1.0f), y(n, b, 1.0f);
-    const auto B = static_cast<std::size_t>(b);
-    std::vector<double> applied(N * B), adjoint(vocabulary * B), both(vocabulary * B), trip(N * B), of_stored(N * B);
+    const Matrix<float> x(V, 1 + (n + V) % 7, 1.0f), y(n, 1 + (n + V) % 7, 1.0f);
     PanelRequest panel;
     panel.hidden = hidden.view;
     panel.head = request.head;
     panel.log_normalizer = log_normalizer.data();
     panel.power = 0.5;
-    panel.of_tokens = x.view;
-    panel_product(panel, applied.data(), both.data(), o.threads, [](Index) {});
-    panel.of_tokens = FloatMatrix();
-    panel.of_rows = y.view;
-    panel_product(panel, nullptr, adjoint.data(), o.threads, [](Index) {});
-    panel_product(panel, trip.data(), nullptr, o.threads, [](Index) {});
-    const AlignedBuffer<float> store(panel_store_size(n, V));
-    panel.store = store.data();
-    panel_product(panel, of_stored.data(), nullptr, o.threads, [](Index) {});
-    check(trip == of_stored, name + " P P^T Y is the same when P is kept");
-    std::fill_n(store.data(), panel_store_size(n, V), -1.0f);
-    std::vector<double> moments(2 * N);
-    panel.of_rows = FloatMatrix();
-    panel.moments = moments.data();
-    panel_product(panel, nullptr, nullptr, o.threads, [](Index) {});
-    panel.moments = nullptr;
-    for (std::size_t i = 0; i < N; ++i) {
-        double sum = 0;
-        for (const double p : rows[i]) sum += std::sqrt(p);
-        check_near(moments[2 * i], sum, sum, name + " sum of the roots");
-        check_near(moments[2 * i + 1], 1.0, 1.0, name + " sum of their squares");
-    }
-    panel.of_rows = y.view;
-    panel.stored = true;
-    std::fill(of_stored.begin(), of_stored.end(), -1.0);
-    panel_product(panel, of_stored.data(), nullptr, o.threads, [](Index) {});
-    check(trip == of_stored, name + " P P^T Y is the same from what was kept");
-    std::vector<double> gram(N * N, -1.0), gram_moments(2 * N);
-    power_gram({panel.hidden, panel.head, panel.log_normalizer, panel.power}, gram.data(), gram_moments.data(),
-               o.threads, [](Index) {});
-    for (std::size_t i = 0; i < 2 * N; ++i)
-        check_near(gram_moments[i], moments[i], moments[i], name + " sums, by pairs");
-    bool near = true;
-    for (std::size_t i = 0; i < N; ++i)
-        for (std::size_t j = 0; j < N; ++j) {
-            double exact = 0;  // below the diagonal
-            for (std::size_t w = 0; j >= i && w < vocabulary; ++w) exact += std::sqrt(rows[i][w] * rows[j][w]);
-            near = near && std::abs(gram[i * N + j] - exact) <= 4e-5;
-        }
-    check(near, name + " pairs");
-    std::vector<double> adjoint_of_stored(vocabulary * B);
-    panel_product(panel, nullptr, adjoint_of_stored.data(), o.threads, [](Index) {});
-    check(adjoint == adjoint_of_stored, name + " P^T Y is the same from what was kept");
-    for (Index c = 0; c < b; ++c) {
-        std::vector<double> exact(N), exact_adjoint(vocabulary), exact_both(vocabulary), exact_trip(N);
-        for (std::size_t i = 0; i < N; ++i)
-            for (std::size_t w = 0; w < vocabulary; ++w) {
-                exact[i] += std::sqrt(rows[i][w]) * x(static_cast<Index>(w), c);
-                exact_adjoint[w] += std::sqrt(rows[i][w]) * y(static_cast<Index>(i), c);
-            }
-        for (std::size_t i = 0; i < N; ++i)
-            for (std::size_t w = 0; w < vocabulary; ++w) {
-                exact_both[w] += std::sqrt(rows[i][w]) * exact[i];
-                exact_trip[i] += std::sqrt(rows[i][w]) * exact_adjoint[w];
-            }
-        const auto column = static_cast<std::size_t>(c);
-        for (std::size_t i = 0; i < N; ++i) {
-            check_near(applied[i * B + column], exact[i], 20, name + " P X");
-            check_near(trip[i * B + column], exact_trip[i], 200, name + " P P^T Y");
-        }
-        for (std::size_t w = 0; w < vocabulary; ++w) {
-            check_near(adjoint[w * B + column], exact_adjoint[w], 20, name + " P^T Y");
-            check_near(both[w * B + column], exact_both[w], 200, name + " P^T P X");
-        }
-    }
+    PanelTests(check, check_near).compare(panel, x.view, y.view, rows, o.threads, name);
 }
 
 void test_loop() {

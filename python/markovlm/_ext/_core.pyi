@@ -58,7 +58,7 @@ def power_gram(
     head: Head,
     log_normalizer: FloatArray,
     power: float,
-    gram: FloatArray,
+    pairs: FloatArray,
     num_threads: int,
     progress: Progress | None,
 ) -> FloatArray: ...
