@@ -319,6 +319,20 @@ def test_a_gguf_file_is_parsed_once(file: Path, monkeypatch: pytest.MonkeyPatch)
     assert gguf.get_tensor_name_map is names
 
 
+def test_a_gguf_file_is_read_as_plain_arrays(file: Path) -> None:
+    expected = gguf.GGUFReader(str(file))
+    with _load.parsed_once(file):
+        found = gguf.GGUFReader(str(file))
+    assert isinstance(expected.data, np.memmap)
+    assert type(found.data) is type(found.tensors[0].data) is np.ndarray
+    assert {name: field.contents() for name, field in found.fields.items()} == {
+        name: field.contents() for name, field in expected.fields.items()
+    }
+    for mine, theirs in zip(found.tensors, expected.tensors, strict=True):
+        assert mine.name == theirs.name
+        np.testing.assert_array_equal(mine.data, theirs.data)
+
+
 def test_parsing_is_given_back_after_an_error_and_by_every_thread(file: Path) -> None:
     before = gguf.GGUFReader, gguf.get_tensor_name_map
     with suppress(ZeroDivisionError), _load.parsed_once(file):
