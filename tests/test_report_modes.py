@@ -16,7 +16,6 @@ from markovlm._bootstrap import Estimate
 from markovlm._modes import Modes
 from markovlm._profile import Profile
 from markovlm._report import _modes, modes_table, render_html, same_contexts, write_html
-from markovlm._report._figures import figures
 from markovlm._report._modes import mode_data, mode_section, verdict
 from markovlm._report._tokens import visible
 from markovlm.errors import ValueRangeError
@@ -251,7 +250,7 @@ def test_odd_modes(profile: Profile, modes: Modes, case: str) -> None:
     assert "NaN" not in Page(page).scripts[0]
     table = modes_table(odd)
     assert "nan" not in table
-    assert ("modes-spectrum" in figures(profile, odd)) == (case != "zeros")
+    assert ('id="modes-spectrum-' in page) == (case != "zeros")
 
 
 # ---- in a browser

@@ -30,16 +30,16 @@ std::int32_t word(std::int32_t first, std::int32_t second) {
 
 // sum += both products of each word
 inline void add_both(IntVec& sum, IntVec left, std::int32_t right) {
-#if defined(__AVX512VNNI__)
+#if defined(MARKOVLM_EMULATE_AMX) || !defined(__SSE2__)
+    sum += (left << 16 >> 16) * (right << 16 >> 16) + (left >> 16) * (right >> 16);
+#elif defined(__AVX512VNNI__)
     sum = (IntVec)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)left, _mm512_set1_epi32(right));
 #elif defined(__AVX512BW__)
     sum += (IntVec)_mm512_madd_epi16((__m512i)left, _mm512_set1_epi32(right));
 #elif defined(__AVX2__)
     sum += (IntVec)_mm256_madd_epi16((__m256i)left, _mm256_set1_epi32(right));
-#elif defined(__SSE2__) && !defined(MARKOVLM_EMULATE_AMX)
-    sum += (IntVec)_mm_madd_epi16((__m128i)left, _mm_set1_epi32(right));
 #else
-    sum += (left << 16 >> 16) * (right << 16 >> 16) + (left >> 16) * (right >> 16);
+    sum += (IntVec)_mm_madd_epi16((__m128i)left, _mm_set1_epi32(right));
 #endif
 }
 
