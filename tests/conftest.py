@@ -13,6 +13,7 @@ import pytest
 
 from markovlm import (
     _checks,
+    _entrywise,
     _factors,
     _metric,
     _pairs,
@@ -58,12 +59,15 @@ def pytest_report_header() -> list[str]:
     ]
 
 
+USERS_OF_CORE = (_checks, _entrywise, _factors, _metric, _pairs, _panels, _paths, _power_store, _softmax, _spectral)
+
+
 @pytest.fixture(scope="module", params=BUILDS)
 def core(request: pytest.FixtureRequest) -> Iterator[Any]:
     """One build of the core after the other, in the place of the one that this process chose."""
     module = importlib.import_module(f"markovlm._ext._core_{request.param}")
     with pytest.MonkeyPatch.context() as patch:
-        for user in (_softmax, _panels, _power_store, _checks, _factors, _metric, _pairs, _paths, _spectral):
+        for user in USERS_OF_CORE:
             patch.setattr(user, "core", module)
         yield module
 

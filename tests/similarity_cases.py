@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import kernel_cases
 import markovlm as mk
 import reference
-from markovlm import _factors, _similarity
+from markovlm import _entrywise, _factors
 from markovlm._similarity import KINDS
 from markovlm.typing import FloatArray
 from reference import UNIT, Bounds
@@ -79,8 +79,11 @@ class Subject:
         with pytest.MonkeyPatch.context() as patch:
             if self.keeps != "rows":
                 patch.setattr(_factors.PowerStore, "bytes", lambda P: 2**60)
-            patch.setattr(_factors, "_MOST_CONTEXTS", 2**60 if self.keeps == "pairs" else 0)
-            patch.setattr(_similarity, "TILE_ROWS", self.tile_rows)
+            if self.keeps != "pairs":
+                patch.setattr(_factors.PowerGram, "bytes", lambda P: 2**60)
+            patch.setattr(_factors, "_MOST_CONTEXTS", 2**60)
+            patch.setattr(_entrywise, "TILE_ROWS", self.tile_rows)
+            patch.setattr(_entrywise, "KEPT_ROWS", self.tile_rows + 1)
             self.M = mk.similarity_operator(self.P, self.kind, **self.options)
         if self.kind in ENTRYWISE and self.keeps == "nothing":
             self.M.storage = "recomputed"  # type: ignore[attr-defined]
@@ -148,14 +151,15 @@ class Subject:
         r"""(n, n): of K, if it is entrywise.
 
         ``exp(-2 β (1 - BC))`` has a slope of at most 2 β where BC <= 1; its diagonal is 1 by definition. JS is made of
-        sums of ``V`` terms ``m log m`` in float64, at most ``2 + log V`` in all, from probabilities with a relative
-        error of their own, by which JS moves at most by that times ``log 2``.
+        sums of terms ``s log2 s`` for ``s = p + q``, which have ``12 u`` of themselves at most from rounding (of p and
+        q, their sum, its logarithm, the product, and sums in runs of 8) and 2e-7 of s from the logarithm; ``Σ s = 2``.
+        From the probabilities' relative errors, JS moves at most by these times ``log 2``.
         """
         m = self.p.shape[1]
         if self.kind == "hellinger_gaussian":
             overlap = self.powers.right(self.powers.F.T)
             return np.asarray(2 * self.beta * np.maximum(overlap, overlap.T) + 16 * DOUBLE * (1 + self.beta))
-        sums = (m + 64) * (2 + np.log(m)) * 4 * DOUBLE
+        sums = np.log(2) * (24 * UNIT * (1 + np.log2(m)) + 4e-7)
         return np.asarray(self.beta * (self.float64_error + self.float64_error.T + sums) + 16 * DOUBLE)
 
     def plain_error(self, X: FloatArray) -> FloatArray:

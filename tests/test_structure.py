@@ -49,6 +49,7 @@ LAYERS = (
     },
     {"_cross_entropy", "_geometry", "_paths", "_power_store", "_spectral"},
     {"_factors"},
+    {"_entrywise"},
     {
         "_alignment_result",
         "_auditor",

@@ -1,6 +1,7 @@
 #include "bind/arrays.hpp"
 #include "bind/passes.hpp"
 #include "bind/register.hpp"
+#include "finite/jensen_shannon_pairs.hpp"
 #include "finite/sparse_product.hpp"
 
 namespace markovlm::bind {
@@ -47,12 +48,23 @@ py::tuple product(const py::array& a_indptr, const py::array& a_indices, const A
         result);
 }
 
+py::array_t<double> jensen_shannon(const Array<float>& p, const Array<float>& q, int num_threads) {
+    const auto down = matrix<float>(p), across = matrix<float>(q);
+    require(down.cols == across.cols && num_threads >= 1, "rows differ in length");
+    py::array_t<double> result({down.rows, across.rows});
+    double* out = result.mutable_data();
+    run_interruptible(down.rows, py::none(),
+                      [&](const Watch& watch) { jensen_shannon_pairs(down, across, out, num_threads, watch); });
+    return result;
+}
+
 }  // namespace
 
 void register_finite(py::module_& module) {
     using namespace py::literals;
     module.def("sparse_product", &product, "a_indptr"_a, "a_indices"_a, "a_data"_a, "b_indptr"_a, "b_indices"_a,
                "b_data"_a, "columns"_a, "num_threads"_a, "progress"_a);
+    module.def("jensen_shannon_pairs", &jensen_shannon, "p"_a, "q"_a, "num_threads"_a);
 }
 
 }  // namespace markovlm::bind

@@ -14,12 +14,12 @@ from ._kernels import Kernel
 from ._operators import STORED_OVERHEAD, share
 from ._panels import product, prototypes
 from ._power_store import PowerGram, PowerStore
-from ._rows import BLOCK_BYTES
+from ._rows import BLOCK_BYTES, require_room
 from ._softmax import SoftmaxKernel, softmax_of, softmax_stats
 from .errors import DTypeError
 from .typing import FloatArray, IntArray, Progress, SinglePrecisionArray
 
-__all__ = ["Factor", "most_columns", "power_factor", "prototype_factor", "slices"]
+__all__ = ["Factor", "exact_factor", "most_columns", "power_factor", "prototype_factor", "slices"]
 
 
 _READING = 4.0  # columns that take as long as the reading of a store
@@ -228,6 +228,17 @@ def prototype_factor(P: Kernel, max_memory: int, num_threads: int | None, progre
         )
     means = prototypes(softmax, max_memory=max_memory, num_threads=num_threads, progress=progress)
     return MatrixFactor(means, np.einsum("xi,xi->x", means, means))
+
+
+def exact_factor(P: Kernel, kind: str) -> FloatArray:
+    """(n, m) float64, by definition."""
+    require_room(P.shape[0] * P.shape[1])
+    p = P.matrix
+    if kind == "prototype":
+        softmax = softmax_of(P)
+        assert softmax is not None  # for the type checker: the factor was made of it
+        return np.asarray(p @ softmax.head.astype(np.float64))
+    return np.sqrt(p) if kind == "bhattacharyya" else p
 
 
 def slices(end: int, step: int, start: int = 0) -> Iterator[slice]:

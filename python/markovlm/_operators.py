@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from . import _checks
+from ._kernels import Kernel
+from ._rows import require_room
 from .errors import DTypeError, ShapeError, ValueRangeError
 from .typing import ArrayInput, FloatArray, Progress
 
-__all__ = ["LinearCombination", "SimilarityOperator", "share", "terms_of"]
+__all__ = ["ContextOperator", "LinearCombination", "SimilarityOperator", "share", "terms_of"]
 
 STORED_OVERHEAD = 12.0  # columns that take as long as the reading of what is kept
 
@@ -217,3 +220,65 @@ class LinearCombination(SimilarityOperator):
 
     def __repr__(self) -> str:
         return " + ".join(f"{c:g} * {M!r}" for c, M in self.terms)
+
+
+class ContextOperator(SimilarityOperator):
+    """``D_μ^{1/2} K D_μ^{1/2}``, and between two projections where centered."""
+
+    side = "contexts"
+    law: FloatArray
+    storage: str
+
+    def __init__(self, P: Kernel, kind: str, law: FloatArray, centered: bool) -> None:
+        self.P, self.kind, self.law, self.centered = P, kind, law, bool(centered)
+        self._size = len(law)
+        self._root = np.sqrt(law)[:, None]  # (n, 1): the constant function, of length 1
+
+    @abstractmethod
+    def _similar(self, X: FloatArray, progress: Progress | None = None) -> FloatArray:
+        """``K X``."""
+
+    @property
+    @abstractmethod
+    def _own(self) -> FloatArray:
+        """(n,): ``K(x, x)``."""
+
+    @abstractmethod
+    def _formed(self) -> FloatArray:
+        """K in float64, by definition."""
+
+    def _weighted(self, X: FloatArray, progress: Progress | None = None) -> FloatArray:
+        return self._root * self._similar(self._root * X, progress)
+
+    def _projected(self, X: FloatArray) -> FloatArray:
+        return np.asarray(X - self._root * (self._root.T @ X))
+
+    def _product(self, X: FloatArray, progress: Progress | None = None) -> FloatArray:
+        if not self.centered:
+            return self._weighted(X, progress)
+        return self._projected(self._weighted(self._projected(X), progress))
+
+    @cached_property
+    def _of_constant(self) -> FloatArray:
+        """(n,): what the operator that is not centered makes of the constant function."""
+        return self._weighted(self._root)[:, 0]
+
+    def diagonal(self) -> FloatArray:
+        plain = self.law * self._own
+        if not self.centered:
+            return plain
+        root = self._root[:, 0]
+        return np.asarray(plain - 2 * root * self._of_constant + self.law * (root @ self._of_constant))
+
+    @property
+    def trace(self) -> float:
+        full = float(self.law @ self._own)
+        return full - float(self._root[:, 0] @ self._of_constant) if self.centered else full
+
+    def dense(self) -> FloatArray:
+        require_room(self._size**2)
+        formed = self._root * self._formed() * self._root.T
+        return self._projected(self._projected(formed).T) if self.centered else formed
+
+    def _details(self) -> list[str]:
+        return [*super()._details(), self.storage]

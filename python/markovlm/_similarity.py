@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
 
 from . import _checks
-from ._factors import Factor, most_columns, power_factor, prototype_factor, slices
-from ._formulas import FullRows, jensen_shannon
+from ._entrywise import HellingerOperator, JensenShannonOperator
+from ._factors import Factor, exact_factor, most_columns, power_factor, prototype_factor
 from ._kernels import Kernel
-from ._operators import SimilarityOperator
+from ._operators import ContextOperator, SimilarityOperator
 from ._rows import require_room
-from ._softmax import softmax_of
 from .errors import DTypeError, ShapeError, ValueRangeError
 from .typing import ArrayInput, FloatArray, Progress
 
@@ -26,10 +23,6 @@ KINDS = ("bhattacharyya", "expected_likelihood", "prototype", *ENTRYWISE)
 SIDES = ("contexts", "tokens")
 
 DEFAULT_MEMORY = 2**30
-TILE_ROWS = 256  # of an entrywise similarity that are made at a time, at most
-TILE_TOKENS = 2048  # that rows are compared on at a time: their mixtures stay in a cache
-ROW_BYTES = 48  # that comparing a row takes for each of its entries
-LEAST = float(np.finfo(np.float64).tiny)
 
 
 def similarity_operator(
@@ -103,20 +96,22 @@ def similarity_operator(
     Notes
     -----
     Creation takes one pass over the kernel, ``2 n V d`` flops (prototypes: two), in which rows that are kept are made
-    and summed at once, or ``K`` is, by ``n² V`` more; that of the last two kinds is made by the first product. A
+    and summed at once, or ``K`` is, by ``n² V`` more; that of ``jensen_shannon`` is made by the first product. A
     product with ``b`` columns takes one pass on either side, ``2 n V (d + 2 b)`` flops, ``4 n V b`` where rows are kept
     and ``2 n² b`` where ``K`` is; ``4 n d b`` for prototypes. Where ``4 n d + 256 n b`` bytes, all states and sums, are
     not to be had, a product on contexts takes two passes.
-    ``hellinger_gaussian`` takes some ``n² V (d / B + 1)`` flops for ``K``, by blocks of ``B`` rows, at most 256 and
-    ``max_memory / (48 V)``, and ``2 n² V`` where rows are kept. ``jensen_shannon`` looks at all pairs, ``n² V / 2``
-    logarithms in one thread: some three minutes for a thousand contexts and 50,000 tokens.
+    ``hellinger_gaussian`` takes what the Bhattacharyya similarity takes where pairs are kept, and some ``n² V (d / B +
+    1)`` flops for ``K`` where it is made anew, by blocks of ``B`` rows, at most 256 and ``max_memory / (48 V)``.
+    ``jensen_shannon`` takes ``n² V / 2`` logarithms: some ten seconds for a thousand contexts and 50,000
+    tokens, two minutes for four thousand.
 
     Columns are rounded to float32 for a pass, before each of the two products, relative to the largest entry of each
     column; sums are kept in float64. With the factor's own error, that of float32 logits and exponentials, an entry
     of ``M X`` is off by some 1e-6 of ``Σ F Fᵀ |X|``: the operator is symmetric, positive semidefinite and linear up to
     that. Prototypes are rounded once, and then applied in float64. ``trace`` and ``diagonal`` come from the pass of the
     creation (``Σ_w p_x(w) = 1``, and ``Σ_w p_x(w)²``). Entries of ``hellinger_gaussian`` are off by some 2e-6 β, on the
-    diagonal they are 1. Source: arXiv 2507.19247, Def. 7.3, 7.5, Thm 7.6; theory §9.
+    diagonal they are 1; those of ``jensen_shannon``, of rows in float32, by some 1e-6 β. Source: arXiv 2507.19247, Def.
+    7.3, 7.5, Thm 7.6; theory §9.
 
     Examples
     --------
@@ -150,7 +145,7 @@ def similarity_operator(
             "got 'tokens'; the Bhattacharyya and expected-likelihood similarities have one"
         )
     if kind == "jensen_shannon":
-        return JensenShannonOperator(P, kind, law, centered, beta, memory)
+        return JensenShannonOperator(P, kind, law, centered, beta, memory, num_threads)
     if kind == "prototype":
         factor = prototype_factor(P, memory, num_threads, progress)
     elif kind == "hellinger_gaussian":
@@ -161,68 +156,6 @@ def similarity_operator(
     M._overhead = factor.overhead
     M._most_columns = most_columns(memory)
     return M
-
-
-class ContextOperator(SimilarityOperator):
-    """``D_μ^{1/2} K D_μ^{1/2}``, and between two projections where centered."""
-
-    side = "contexts"
-    law: FloatArray
-    storage: str
-
-    def __init__(self, P: Kernel, kind: str, law: FloatArray, centered: bool) -> None:
-        self.P, self.kind, self.law, self.centered = P, kind, law, bool(centered)
-        self._size = len(law)
-        self._root = np.sqrt(law)[:, None]  # (n, 1): the constant function, of length 1
-
-    @abstractmethod
-    def _similar(self, X: FloatArray, progress: Progress | None = None) -> FloatArray:
-        """``K X``."""
-
-    @property
-    @abstractmethod
-    def _own(self) -> FloatArray:
-        """(n,): ``K(x, x)``."""
-
-    @abstractmethod
-    def _formed(self) -> FloatArray:
-        """K in float64, by definition."""
-
-    def _weighted(self, X: FloatArray, progress: Progress | None = None) -> FloatArray:
-        return self._root * self._similar(self._root * X, progress)
-
-    def _projected(self, X: FloatArray) -> FloatArray:
-        return np.asarray(X - self._root * (self._root.T @ X))
-
-    def _product(self, X: FloatArray, progress: Progress | None = None) -> FloatArray:
-        if not self.centered:
-            return self._weighted(X, progress)
-        return self._projected(self._weighted(self._projected(X), progress))
-
-    @cached_property
-    def _of_constant(self) -> FloatArray:
-        """(n,): what the operator that is not centered makes of the constant function."""
-        return self._weighted(self._root)[:, 0]
-
-    def diagonal(self) -> FloatArray:
-        plain = self.law * self._own
-        if not self.centered:
-            return plain
-        root = self._root[:, 0]
-        return np.asarray(plain - 2 * root * self._of_constant + self.law * (root @ self._of_constant))
-
-    @property
-    def trace(self) -> float:
-        full = float(self.law @ self._own)
-        return full - float(self._root[:, 0] @ self._of_constant) if self.centered else full
-
-    def dense(self) -> FloatArray:
-        require_room(self._size**2)
-        formed = self._root * self._formed() * self._root.T
-        return self._projected(self._projected(formed).T) if self.centered else formed
-
-    def _details(self) -> list[str]:
-        return [*super()._details(), self.storage]
 
 
 class FactorOperator(ContextOperator):
@@ -243,7 +176,7 @@ class FactorOperator(ContextOperator):
         return self.factor.squares
 
     def _formed(self) -> FloatArray:
-        F = _exact_factor(self.P, self.kind)
+        F = exact_factor(self.P, self.kind)
         return np.asarray(F @ F.T)
 
 
@@ -281,135 +214,9 @@ class TokenOperator(SimilarityOperator):
 
     def dense(self) -> FloatArray:
         require_room(self._size**2)
-        F = _exact_factor(self.P, self.kind)
+        F = exact_factor(self.P, self.kind)
         F = F - self.law @ F if self.centered else F
         return np.asarray(F.T @ (self.law[:, None] * F))
 
     def _details(self) -> list[str]:
         return [*super()._details(), self.factor.storage]
-
-
-class EntrywiseOperator(ContextOperator):
-    """K from functions of pairs of rows, tile by tile; kept where there is room."""
-
-    def __init__(self, P: Kernel, kind: str, law: FloatArray, centered: bool, beta: float, max_memory: int) -> None:
-        super().__init__(P, kind, law, centered)
-        self.beta = beta
-        rows = min(max_memory // (ROW_BYTES * max(P.shape[1], 1)), most_columns(max_memory), TILE_ROWS)
-        self._tile_rows = max(1, rows)
-        self._kept: FloatArray | None = None
-        self.storage = "stored" if 16 * self._size**2 <= max_memory else "recomputed"
-
-    @abstractmethod
-    def _tile(self, which: slice) -> FloatArray:
-        """``K[which.start:, which]``."""
-
-    def _release(self) -> None:
-        """Lets go of what is not needed once K is kept."""
-
-    def _tiles(self, progress: Progress | None) -> Iterator[tuple[slice, FloatArray]]:
-        """On and below the diagonal, which is 1; blocks on it are made symmetric."""
-        pairs = self._size * (self._size + 1) // 2
-        for which in slices(self._size, self._tile_rows):
-            tile = self._tile(which)
-            size = tile.shape[1]
-            below = np.tril(tile[:size], -1)
-            tile[:size] = below + below.T + np.eye(size)
-            yield which, tile
-            if progress is not None:
-                left = self._size - which.stop
-                progress(pairs - left * (left + 1) // 2, pairs)
-
-    def _similar(self, X: FloatArray, progress: Progress | None = None) -> FloatArray:
-        if self.storage == "stored":
-            if self._kept is None:
-                kept = np.empty(self.shape)
-                for which, tile in self._tiles(progress):
-                    kept[which.start :, which] = tile
-                    kept[which, which.start :] = tile.T
-                self._kept = kept
-                self._release()
-            return np.asarray(self._kept @ X)
-        out = np.zeros_like(X)
-        for which, tile in self._tiles(progress):
-            out[which.start :] += tile @ X[which]
-            out[which] += tile[tile.shape[1] :].T @ X[which.stop :]
-        return out
-
-    @property
-    def _own(self) -> FloatArray:
-        return np.ones(self._size)
-
-    def _details(self) -> list[str]:
-        return [f"beta={self.beta:g}", *super()._details()]
-
-
-class HellingerOperator(EntrywiseOperator):
-    """A Gaussian of the distance of square roots, ``‖√p − √q‖² = 2 (1 − BC)``."""
-
-    def __init__(
-        self,
-        P: Kernel,
-        kind: str,
-        law: FloatArray,
-        centered: bool,
-        beta: float,
-        max_memory: int,
-        num_threads: int | None,
-        progress: Progress | None,
-    ) -> None:
-        super().__init__(P, kind, law, centered, beta, max_memory)
-        self.factor = power_factor(P, 0.5, max_memory // 2, num_threads, progress)  # the other half is for K
-
-    def _tile(self, which: slice) -> FloatArray:
-        return self._of_overlap(self.factor.similarities(which))
-
-    def _release(self) -> None:
-        del self.factor
-
-    def _of_overlap(self, overlap: FloatArray) -> FloatArray:
-        return np.asarray(np.exp(-2 * self.beta * (1 - np.minimum(overlap, 1.0))))
-
-    def _formed(self) -> FloatArray:
-        F = _exact_factor(self.P, "bhattacharyya")
-        return self._of_overlap(F @ F.T)
-
-
-class JensenShannonOperator(EntrywiseOperator):
-    """``JS = ½ Σ p log p + ½ Σ q log q − Σ m log m``, m being the mean of p and q: exact enough for its exponential."""
-
-    def _tile(self, which: slice) -> FloatArray:
-        q = self.P._rows.part(which).dense()
-        of_q = _sum_of_logs(q)
-        tile = np.empty((self._size - which.start, len(q)))
-        for some in slices(len(tile), self._tile_rows):
-            rows = slice(which.start + some.start, which.start + some.stop)
-            p = q if rows == which else self.P._rows.part(rows).dense()
-            divergence = (_sum_of_logs(p)[:, None] + of_q) / 2
-            for tokens in slices(p.shape[1], TILE_TOKENS):
-                half_p, half_q = p[:, tokens] / 2, q[:, tokens] / 2
-                for j, row in enumerate(half_q):
-                    divergence[:, j] -= _sum_of_logs(half_p + row)
-            tile[some] = np.exp(-self.beta * np.maximum(divergence, 0.0))
-        return tile
-
-    def _formed(self) -> FloatArray:
-        p = self.P.matrix
-        rows = [jensen_shannon(FullRows(), np.broadcast_to(row, p.shape), p) for row in p]
-        return np.asarray(np.exp(-self.beta * np.array(rows)))
-
-
-def _sum_of_logs(p: FloatArray) -> FloatArray:
-    """(n,): ``Σ p log p``."""
-    return np.asarray(np.einsum("xw,xw->x", p, np.log(np.maximum(p, LEAST))))
-
-
-def _exact_factor(P: Kernel, kind: str) -> FloatArray:
-    """(n, m) float64, by definition."""
-    require_room(P.shape[0] * P.shape[1])
-    p = P.matrix
-    if kind == "prototype":
-        softmax = softmax_of(P)
-        assert softmax is not None  # for the type checker: the factor was made of it
-        return np.asarray(p @ softmax.head.astype(np.float64))
-    return np.sqrt(p) if kind == "bhattacharyya" else p

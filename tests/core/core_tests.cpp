@@ -6,6 +6,7 @@
 #include "finite/ordered_output.hpp"
 #include "finite/sparse_product.hpp"
 #include "fixed_point_tests.hpp"
+#include "jensen_shannon_tests.hpp"
 #include "metric_tests.hpp"
 #include "panel_tests.hpp"
 #include "softmax/stats.hpp"
@@ -389,6 +390,7 @@ int main(int argc, char** argv) {
     test_sparse_products(thorough);
     SpectralTests(check).run(thorough);
     FixedPointTests(check).run(thorough);
+    JensenShannonTests(check).run(thorough);
     MetricTests(check).run(thorough);
     test_type<float>("float32", thorough);
     test_type<BFloat16>("bfloat16", thorough);
