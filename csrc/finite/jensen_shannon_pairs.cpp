@@ -11,7 +11,7 @@ namespace {
 constexpr Index kBlock = 16;     // rows of either side that are compared at a time
 constexpr Index kTokens = 1024;  // on so many tokens at a time: both sides stay in the second cache
 constexpr Index kRun = 8;        // terms that are summed in float32, before they join a sum in double
-constexpr double log_2 = 0.69314718055994530942;
+constexpr double kLog2 = 0.69314718055994530942;
 
 // x log2(x) for x >= 0, with log2 to 1.3e-7; next to nothing for subnormal x. Minimax on [1/√2, √2]:
 //   mpmath.chebyfit(lambda x: mpmath.log1p(x) / mpmath.log(2) / x, [1 / √2 - 1, √2 - 1], 8)  # to 3.2e-7
@@ -86,7 +86,7 @@ void jensen_shannon_pairs(const MatrixView<float>& p, const MatrixView<float>& q
         for (Index i = first_p; i < last_p; ++i)
             for (Index j = first_q; j < last_q; ++j) {
                 const double of_both = own[static_cast<std::size_t>(i)] + own[static_cast<std::size_t>(p.rows + j)];
-                out[i * q.rows + j] = log_2 * (of_both / 4 - totals[i - first_p][j - first_q] / 2);
+                out[i * q.rows + j] = kLog2 * (of_both / 4 - totals[i - first_p][j - first_q] / 2);
             }
     };
     parallel_blocks(down * across, num_threads, compare, watch);
