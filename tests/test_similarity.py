@@ -413,6 +413,8 @@ def test_errors_of_making_one() -> None:
         mk.similarity_operator(P, "bhattacharyya", weights=[1.0])
     with pytest.raises(ValueRangeError, match=r"max_memory"):
         mk.similarity_operator(P, "bhattacharyya", max_memory=0)
+    with pytest.raises(ValueRangeError, match=r"max_memory: expected at least \d+ bytes.*got 1"):
+        mk.similarity_operator(P, "hellinger_gaussian", max_memory=1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -104,7 +104,7 @@ class HellingerOperator(EntrywiseOperator):
             self._of_overlap(kept, out=kept)
             np.fill_diagonal(kept, 1.0)
             return
-        self.factor = power_factor(P, 0.5, max_memory // 2, num_threads, progress)  # the other half is for K
+        self.factor = power_factor(P, 0.5, max(1, max_memory // 2), num_threads, progress)  # the other half is for K
 
     def _tile(self, which: slice, report: Callable[[int], None]) -> FloatArray:
         return self._of_overlap(self.factor.similarities(which))
