@@ -27,13 +27,28 @@ ROW_BYTES = 48  # that making a row takes for each of its entries
 class EntrywiseOperator(ContextOperator):
     """K from functions of pairs of rows, tile by tile; kept where there is room."""
 
-    def __init__(self, P: Kernel, kind: str, law: FloatArray, centered: bool, beta: float, max_memory: int) -> None:
+    def __init__(
+        self,
+        P: Kernel,
+        kind: str,
+        law: FloatArray,
+        centered: bool,
+        beta: float,
+        max_memory: int,
+        num_threads: int | None,
+        progress: Progress | None,
+    ) -> None:
         super().__init__(P, kind, law, centered)
-        self.beta = beta
+        self.beta, self.num_threads = beta, _checks.threads(num_threads)
         rows = min(max_memory // (ROW_BYTES * max(P.shape[1], 1)), most_columns(max_memory), TILE_ROWS)
         self._tile_rows = max(1, rows)
         self._kept: FloatArray | None = None
         self.storage = "stored" if 16 * self._size**2 <= max_memory else "recomputed"
+        self._prepare(max_memory, progress)
+
+    @abstractmethod
+    def _prepare(self, max_memory: int, progress: Progress | None) -> None:
+        """What creation takes."""
 
     @abstractmethod
     def _tile(self, which: slice, report: Callable[[int], None]) -> FloatArray:
@@ -86,25 +101,15 @@ class EntrywiseOperator(ContextOperator):
 class HellingerOperator(EntrywiseOperator):
     """A Gaussian of the distance of square roots, ``‖√p − √q‖² = 2 (1 − BC)``."""
 
-    def __init__(
-        self,
-        P: Kernel,
-        kind: str,
-        law: FloatArray,
-        centered: bool,
-        beta: float,
-        max_memory: int,
-        num_threads: int | None,
-        progress: Progress | None,
-    ) -> None:
-        super().__init__(P, kind, law, centered, beta, max_memory)
-        softmax = softmax_of(P)
+    def _prepare(self, max_memory: int, progress: Progress | None) -> None:
+        softmax = softmax_of(self.P)
         if softmax is not None and self.storage == "stored" and PowerGram.bytes(softmax) <= max_memory:
-            kept = self._kept = PowerGram(softmax, 0.5, num_threads, progress).matrix
+            kept = self._kept = PowerGram(softmax, 0.5, self.num_threads, progress).matrix
             self._of_overlap(kept, out=kept)
             np.fill_diagonal(kept, 1.0)
             return
-        self.factor = power_factor(P, 0.5, max(1, max_memory // 2), num_threads, progress)  # the other half is for K
+        half = max(1, max_memory // 2)  # the other one is for K
+        self.factor = power_factor(self.P, 0.5, half, self.num_threads, progress)
 
     def _tile(self, which: slice, report: Callable[[int], None]) -> FloatArray:
         return self._of_overlap(self.factor.similarities(which))
@@ -123,23 +128,12 @@ class HellingerOperator(EntrywiseOperator):
 
 
 class JensenShannonOperator(EntrywiseOperator):
-    """Of rows in float32."""
+    """An exponential of the divergence, ``JS = H((p + q) / 2) − (H(p) + H(q)) / 2``, of rows in float32."""
 
-    def __init__(
-        self,
-        P: Kernel,
-        kind: str,
-        law: FloatArray,
-        centered: bool,
-        beta: float,
-        max_memory: int,
-        num_threads: int | None,
-    ) -> None:
-        super().__init__(P, kind, law, centered, beta, max_memory)
-        self.num_threads = _checks.threads(num_threads)
+    def _prepare(self, max_memory: int, progress: Progress | None) -> None:
         # Half for rows that are kept and their part of K, half for rows that are being made.
         self._slice_rows = max(1, self._tile_rows // 2)
-        kept = max_memory // (2 * (4 * P.shape[1] + 8 * self._size))
+        kept = max_memory // (2 * (4 * self.P.shape[1] + 8 * self._size))
         self._tile_rows = max(self._slice_rows, min(kept, KEPT_ROWS))
 
     def _tile(self, which: slice, report: Callable[[int], None]) -> FloatArray:

@@ -144,12 +144,11 @@ def similarity_operator(
             f"side: expected 'contexts' for the similarity {kind!r}, which has no factor and so no operator on tokens, "
             "got 'tokens'; the Bhattacharyya and expected-likelihood similarities have one"
         )
-    if kind == "jensen_shannon":
-        return JensenShannonOperator(P, kind, law, centered, beta, memory, num_threads)
+    if kind in ENTRYWISE:
+        made = HellingerOperator if kind == "hellinger_gaussian" else JensenShannonOperator
+        return made(P, kind, law, centered, beta, memory, num_threads, progress)
     if kind == "prototype":
         factor = prototype_factor(P, memory, num_threads, progress)
-    elif kind == "hellinger_gaussian":
-        return HellingerOperator(P, kind, law, centered, beta, memory, num_threads, progress)
     else:
         factor = power_factor(P, POWERS[kind], memory, num_threads, progress, side == "contexts")
     M = (FactorOperator if side == "contexts" else TokenOperator)(P, kind, law, centered, factor)
